@@ -1,0 +1,344 @@
+"""The nouns of Tillie, as frozen dataclasses and small Protocols (docs/design.md, "The nouns").
+
+Bytes that cross a seam are UTF-8 XML, serialised once. Times are Unix seconds, UTC, and always an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+Time = float
+T = TypeVar("T")
+
+
+class Address(str):
+    """A normalised bare or full JID (RFC 7622). Make one with `wire.address.parse`, which normalises and checks.
+
+    Equality of two addresses is equality of the strings, because both are normalised.
+    """
+
+    __slots__ = ()
+
+    @property
+    def bare(self) -> Address:
+        return Address(self.partition("/")[0])
+
+    @property
+    def resource(self) -> str:
+        return self.partition("/")[2]
+
+    @property
+    def domain(self) -> str:
+        return self.partition("/")[0].rpartition("@")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One end of a conversation.
+
+    `address` is bare, `id` is 1 .. 2**31-1 for OMEMO, `key` is the public identity key in Ed25519 form (32 bytes).
+    `label` is only ever one that the identity key signed.
+    """
+
+    address: Address
+    id: int
+    key: bytes
+    label: str = ""
+
+
+class Trust(Enum):
+    """What a person, or the policy on her behalf, thinks of one key."""
+
+    UNDECIDED = "undecided"
+    TRUSTED = "trusted"  # by policy: first use, or blind before verification
+    VERIFIED = "verified"  # by a person who compared fingerprints
+    DISTRUSTED = "distrusted"
+
+    @property
+    def allows_sending(self) -> bool:
+        return self in (Trust.TRUSTED, Trust.VERIFIED)
+
+
+# -- content, envelope, sealed, opened ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a person means to say: the child elements of a stanza, serialised one after the other, each with its own
+    namespace declaration. Never yet on the wire."""
+
+    xml: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Content and the affixes protected with it (XEP-0420 section 3). `sender` is <from/>, `to` is <to/>.
+
+    `iq` is Tillie's own affix (type, id): XEP-0420 binds an IQ to neither.
+    """
+
+    content: Content
+    sender: Address | None = None
+    to: Address | None = None
+    time: Time | None = None
+    iq: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom a message is for: the recipient as addressed, and the trusted devices that get a key, own ones included."""
+
+    address: Address
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReport:
+    """What became of one device in one send: `sealed`, or skipped and `why`."""
+
+    device: Device
+    sealed: bool
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The protected element for the wire, and a report with one line for each device that was considered."""
+
+    element: bytes
+    scheme: str
+    report: tuple[DeviceReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stanza:
+    """The plain outside of a sealed element, as the network knows it.
+
+    `kind` is message, presence or iq; `type` and `id` its attributes (for messages, `id` is the origin-id if there is
+    one). `stamp` is the server's delay stamp, None if it came live. `siblings` are the other children, serialised.
+    `via` says how it came: live, carbon, archive or offline; carbons and archive results have been checked already.
+    """
+
+    kind: str
+    sender: Address
+    to: Address
+    type: str = ""
+    id: str = ""
+    stamp: Time | None = None
+    siblings: tuple[bytes, ...] = ()
+    via: str = "live"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A sealed element that came from the network, as bytes, with the stanza around it."""
+
+    element: bytes
+    stanza: Stanza
+
+
+class Kind(Enum):
+    """What kind of thing a received element was (N12)."""
+
+    OPENED = "opened"
+    EMPTY = "empty"  # only moved keys; nothing to show
+    DUPLICATE = "duplicate"  # opened before; nothing to show
+    NOT_FOR_US = "not for us"  # sealed, but not for this device
+    NO_SESSION = "no session"
+    TAMPERED = "tampered"  # forged, altered, or its key is gone
+    REFUSED = "refused"  # opened, but the envelope does not fit the stanza
+    MALFORMED = "malformed"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What one received element turned out to be.
+
+    `content` and `envelope` are None unless `kind` is OPENED. `device` is the sender's (None if unknown), `trust` what
+    we think of its key now. `notes` are findings a person or program may want: discarded elements, a delay stamp that
+    can't be true, an IQ without binding. `error` says why for the kinds that failed.
+    """
+
+    kind: Kind
+    scheme: str
+    device: Device | None = None
+    trust: Trust = Trust.UNDECIDED
+    envelope: Envelope | None = None
+    time: Time | None = None
+    notes: tuple[str, ...] = ()
+    error: str = ""
+
+    @property
+    def content(self) -> Content | None:
+        return self.envelope.content if self.envelope else None
+
+
+# -- state: one open transaction ------------------------------------------------------------------------------------
+
+
+class Key(NamedTuple):
+    """The key of one record: the scheme (or "trust", "history" ...) that owns it, its kind, and a name."""
+
+    scheme: str
+    kind: str
+    name: str
+
+
+class State(Protocol):
+    """One open transaction over versioned records of one account."""
+
+    def get(self, key: Key, /) -> bytes | None: ...
+
+    def put(self, key: Key, value: bytes | None, /) -> None:
+        """Write a record, or delete it with None. Deleting what is not there is fine."""
+
+    def scan(self, prefix: Key, /) -> Iterable[tuple[Key, bytes]]:
+        """The records of this scheme and kind whose name starts with `prefix.name`, in the order of names (as UTF-8)."""
+
+
+# -- what a step returns --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A finished stanza for the outbox: the network sends exactly these bytes, again and again until acknowledged."""
+
+    stanza: bytes
+    id: str  # the stanza's id, by which a server's echo is recognised
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Something of ours must be published. `what` is "bundle" or "devices" (of `scheme`); the bytes are made when it
+    is sent, by `Scheme.publication`, so that the newest state goes out and a later request replaces an earlier one."""
+
+    scheme: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Something opened for the program: it stays in the inbox until the program acknowledges it."""
+
+    message: bytes  # as `pipeline.encode_delivery` wrote it
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a person should hear: `about` a contact or the account, in one sentence. Not durable."""
+
+    about: Address
+    text: str
+
+
+Effect = Send | Publish | Deliver | Notice
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[T]):
+    """Commit. The effects enter outbox and inbox in that same commit."""
+
+    value: T
+    effects: tuple[Effect, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Ask the network for a published item; `item` "" means the newest. Answered with `Fetched`."""
+
+    address: Address
+    node: str
+    item: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """Ask a person about the keys of these devices. Answered with `Decided`; or not, and then the step fails."""
+
+    devices: tuple[Device, ...]
+    changed: bool = False  # an address among them was verified before
+
+
+Ask = Fetch | Decide
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Roll back, answer, learn, call again."""
+
+    asks: tuple[Ask, ...]
+
+
+# -- facts to learn -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The answer to a `Fetch`, or a notification that nobody asked for (`pushed`).
+
+    `payload` is the item's payload element, None if there is none; `error` then says why ("item-not-found", ...).
+    """
+
+    address: Address
+    node: str
+    item: str
+    payload: bytes | None
+    error: str = ""
+    pushed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision on one key of one address."""
+
+    address: Address
+    key: bytes
+    trust: Trust
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """Catching up with offline messages and archives began (`ended` False) or ended."""
+
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """The store was found to be older than it should be: no session may be used for sending any more."""
+
+
+Fact = Fetched | Decided | CatchUp | RolledBack
+
+
+class Scheme(Protocol):
+    """A way to protect an envelope. `name` is its name in records and reports, `namespace` that of its element."""
+
+    name: str
+    namespace: str
+
+    def devices(self, s: State, to: Address, now: Time) -> tuple[tuple[Device, ...], tuple[DeviceReport, ...]] | Need:
+        """The devices that a message to `to` should reach, own other ones included, and those that can't be and why."""
+
+    def seal(self, s: State, plaintext: bytes, to: Target, now: Time) -> Done[Sealed]: ...
+
+    def open(self, s: State, got: Arrived, now: Time) -> Done[tuple[Opened, bytes | None]]: ...
+
+    def learn(self, s: State, fact: Fact, now: Time) -> Done[None]: ...
+
+    def publication(self, s: State, what: str, now: Time) -> Publication | None: ...
+
+    def tick(self, s: State, now: Time) -> Done[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What to publish at our own account: PEP node, item id, payload, and the node options that must hold."""
+
+    node: str
+    item: str
+    payload: bytes
+    options: tuple[tuple[str, str], ...] = field(default=())
