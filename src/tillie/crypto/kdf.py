@@ -9,7 +9,6 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-
 _SHA256 = hashes.SHA256()
 _digest = _hmac.digest
 equal = _hmac.compare_digest
@@ -29,7 +28,9 @@ def sha256(data: bytes) -> bytes:
     return _sha256(data).digest()
 
 
-def argon2id(passphrase: bytes, salt: bytes, *, memory_kib: int, iterations: int, lanes: int, length: int = 32) -> bytes:
+def argon2id(
+    passphrase: bytes, salt: bytes, *, memory_kib: int, iterations: int, lanes: int, length: int = 32
+) -> bytes:
     """Argon2id of a passphrase. The salt is at least 8 bytes; the cost is the caller's, in KiB and passes."""
     return Argon2id(salt=salt, length=length, iterations=iterations, lanes=lanes, memory_cost=memory_kib).derive(
         passphrase

@@ -1,0 +1,1 @@
+"""Ways to protect an envelope, one package each. Siblings never import each other."""

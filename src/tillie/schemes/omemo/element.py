@@ -1,0 +1,116 @@
+"""Codec of <encrypted> (XEP-0384 section "Message structure description").
+
+<encrypted xmlns='urn:xmpp:omemo:2'>
+  <header sid='27183'><keys jid='juliet@capulet.lit'><key rid='31415' kex='true'>b64</key></keys></header>
+  <payload>b64</payload>
+</encrypted>
+"""
+
+from __future__ import annotations
+
+from binascii import b2a_base64
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lxml import etree
+
+from tillie.directory.omemo import parse_id
+from tillie.errors import InvalidAddress, Malformed
+from tillie.model import Address
+from tillie.schemes.omemo.messages import MAX_KEY_BYTES
+from tillie.wire import address, base64, xml
+
+NAMESPACE = "urn:xmpp:omemo:2"
+MAX_KEYS = 2_048  # in one element, all recipients together
+MAX_PAYLOAD_BYTES = 196_608  # of ciphertext; a stanza of 256 KiB can't carry more in base64
+
+_NS = f"{{{NAMESPACE}}}"
+_TRUE = {"true": True, "1": True, "false": False, "0": False, None: False}
+
+
+class Key(NamedTuple):
+    """One <key>: the recipient device's id, whether it is a key exchange, and its bytes."""
+
+    rid: int
+    kex: bool
+    data: bytes
+
+
+class Encrypted(NamedTuple):
+    """What concerns one device in an <encrypted>: the sender's device id, our <key> if there is one, the payload."""
+
+    sid: int
+    key: Key | None
+    payload: bytes | None
+
+
+def encode(sid: int, keys: Sequence[tuple[Address, Sequence[Key]]], payload: bytes | None) -> bytes:
+    """The element as bytes; `keys` by bare address."""
+    parts = [b"<encrypted xmlns='urn:xmpp:omemo:2'><header sid='%d'>" % sid]
+    for owner, owned in keys:
+        parts.append(b"<keys jid=%s>" % xml.attribute(owner))
+        for rid, kex, data in owned:
+            opening = b"<key rid='%d' kex='true'>" if kex else b"<key rid='%d'>"
+            parts += opening % rid, b2a_base64(data, newline=False), b"</key>"
+        parts.append(b"</keys>")
+    parts.append(b"</header>")
+    if payload is not None:
+        parts += b"<payload>", b2a_base64(payload, newline=False), b"</payload>"
+    parts.append(b"</encrypted>")
+    return b"".join(parts)
+
+
+def decode(data: bytes, own_address: Address, own_id: int) -> Encrypted:
+    """Read an <encrypted> for one device. Raises Malformed; other devices' keys are passed over unread."""
+    root = xml.parse(data)
+    if root.tag != _NS + "encrypted":
+        raise Malformed("this is not an OMEMO 2 element")
+    header = payload = None
+    for child in root:
+        if child.tag == _NS + "header" and header is None:
+            header = child
+        elif child.tag == _NS + "payload" and payload is None:
+            payload = child
+        elif isinstance(child.tag, str) and child.tag.startswith(_NS):
+            raise Malformed("an <encrypted> has an element too many")
+    if header is None:
+        raise Malformed("an <encrypted> has no header")
+    key = _own_key(header, own_address, str(own_id))
+    ciphertext = None
+    if payload is not None:
+        ciphertext = base64.decode(xml.text_of(payload), max_bytes=MAX_PAYLOAD_BYTES)
+    return Encrypted(parse_id(header.get("sid")), key, ciphertext)
+
+
+def _own_key(header: etree._Element, own_address: Address, own_id: str) -> Key | None:
+    found: etree._Element | None = None
+    count = 0
+    for group in header:
+        if group.tag != _NS + "keys":
+            continue
+        count += len(group)
+        if count > MAX_KEYS:
+            raise Malformed(f"an <encrypted> has more than {MAX_KEYS} keys")
+        if not _is_ours(group.get("jid"), own_address):
+            continue
+        for key in group.iterfind(_NS + "key"):
+            if key.get("rid") != own_id:
+                continue
+            if found is not None:
+                raise Malformed("an <encrypted> has two keys for one device")
+            found = key
+    if found is None:
+        return None
+    kex = found.get("kex")
+    if kex not in _TRUE:
+        raise Malformed("kex is neither true nor false")
+    return Key(int(own_id), _TRUE[kex], base64.decode(xml.text_of(found), max_bytes=MAX_KEY_BYTES))
+
+
+def _is_ours(jid: str | None, own_address: Address) -> bool:
+    if jid == own_address:
+        return True
+    try:
+        return jid is not None and address.parse_bare(jid) == own_address
+    except InvalidAddress:
+        return False

@@ -1,0 +1,437 @@
+"""OMEMO 2 as one of Tillie's schemes: what `pipeline` calls (XEP-0384 0.9.1).
+
+Pure: every method reads and writes the `State` passed to it and nothing else. Trust is asked above, in the pipeline;
+the one thing sent without it are empty messages, as the XEP allows.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from tillie.crypto import sign
+from tillie.crypto.kdf import sha256
+from tillie.crypto.random import random_bytes
+from tillie.directory import omemo as directory
+from tillie.errors import BadKey, NoRecipients, PeerError, TooLarge, Undecryptable
+from tillie.model import (
+    Address,
+    Arrived,
+    CatchUp,
+    Device,
+    DeviceReport,
+    Done,
+    Effect,
+    Fact,
+    Fetch,
+    Fetched,
+    Kind,
+    Need,
+    Notice,
+    Opened,
+    Publication,
+    Publish,
+    RolledBack,
+    Sealed,
+    Send,
+    State,
+    Target,
+    Time,
+)
+from tillie.schemes.omemo import contacts, element, own, payload, receiving, records, sessions
+from tillie.schemes.omemo.receiving import Received
+from tillie.schemes.omemo.records import KnownDevice, Own, Session
+from tillie.schemes.omemo.version import OMEMO2, Version
+from tillie.wire import stanza
+
+MAX_PLAINTEXT = 131_072  # bytes of envelope; in base64 it still fits a stanza of 256 KiB beside 300 devices
+MAX_SEEN = 20_000  # messages remembered as opened, the newest
+FIGHT_WINDOW = 600.0  # seconds
+FIGHT_LIMIT = 5  # re-announcements in that window, before we stop and say so (N6)
+
+_NODE_OPTIONS = (("pubsub#access_model", "open"), ("pubsub#persist_items", "true"))
+
+
+class Repair(Enum):
+    """Whether a session that fails is answered at once. "Clients MUST NOT react to decryption errors by initiating new
+    sessions automatically and without user interaction": MANUAL obeys, AUTOMATIC is for bots that nobody watches."""
+
+    MANUAL = "manual"
+    AUTOMATIC = "automatic"
+
+
+class Omemo:
+    """One account's OMEMO 2. `account` is its bare address, `label` what other devices may show for this one."""
+
+    name = "omemo"
+    namespace = OMEMO2.namespace
+
+    def __init__(self, account: Address, *, label: str = "", repair: Repair = Repair.MANUAL) -> None:
+        self.account = account
+        self.label = label[: directory.MAX_LABEL]
+        self.repair = repair
+        self.version: Version = OMEMO2
+
+    # -- our device -------------------------------------------------------------------------------------------------
+
+    def prepare(self, s: State, now: Time, *, seed: bytes | None = None) -> Done[Device] | Need:
+        """Make sure that this account has a device here; a new one is announced.
+
+        "Before publishing a freshly generated device id for the first time, a device MUST check whether that device id
+        already exists": the own list is needed first. `seed` is a restored identity; without it one is generated.
+        """
+        mine = own.load(s)
+        if mine is not None:
+            return Done(self._own_device(mine))
+        known = contacts.load(s, self.account)
+        if not contacts.is_fresh(known, now):
+            return Need((Fetch(self.account, self.version.devices_node),))
+        taken = frozenset(device.id for device in known.devices) if known else frozenset()
+        mine = own.create(s, own.new_device_id(taken), seed or random_bytes(sign.KEY), now)
+        return Done(self._own_device(mine), (self._publish("bundle"), self._publish("devices")))
+
+    def own_device(self, s: State) -> Device | None:
+        mine = own.load(s)
+        return self._own_device(mine) if mine else None
+
+    def publication(self, s: State, what: str, now: Time) -> Publication | None:
+        """The newest bundle or device list of ours, for the wire."""
+        mine = own.load(s)
+        if mine is None:
+            return None
+        if what == "bundle":
+            return Publication(
+                self.version.bundles_node,
+                str(mine.device_id),
+                directory.encode_bundle(own.bundle(s, mine)),
+                (*_NODE_OPTIONS, ("pubsub#max_items", "max")),
+            )
+        known = contacts.load(s, self.account)
+        others = [d for d in (known.devices if known else ()) if d.listed and d.id != mine.device_id]
+        listed = [directory.ListedDevice(d.id, d.label, d.labelsig) for d in others]
+        labelsig = sign.sign(mine.seed, self.label.encode()) if self.label else b""
+        listed.append(directory.ListedDevice(mine.device_id, self.label, labelsig))
+        return Publication(self.version.devices_node, "current", directory.encode_devices(listed), _NODE_OPTIONS)
+
+    # -- sending ----------------------------------------------------------------------------------------------------
+
+    def devices(self, s: State, to: Address, now: Time) -> tuple[tuple[Device, ...], tuple[DeviceReport, ...]] | Need:
+        """The devices that a message to `to` should reach, our own other ones included, and those it can't and why."""
+        mine = self._mine(s)
+        bare = to.bare
+        accounts = (bare,) if bare == self.account else (bare, self.account)
+        asks: list[Fetch] = []
+        able: list[Device] = []
+        unable: list[DeviceReport] = []
+        for address in accounts:
+            known = contacts.load(s, address)
+            if known is None or not contacts.is_fresh(known, now):
+                asks.append(Fetch(address, self.version.devices_node))
+                continue
+            broken = contacts.broken(s, address)
+            for device in known.devices:
+                if device.listed and not (device.id == mine.device_id and address == self.account):
+                    self._consider(s, address, device, device.id in broken, now, asks, able, unable)
+        if asks:
+            return Need(tuple(asks))
+        return tuple(able), tuple(unable)
+
+    def _consider(
+        self,
+        s: State,
+        address: Address,
+        device: KnownDevice,
+        broken: bool,
+        now: Time,
+        asks: list[Fetch],
+        able: list[Device],
+        unable: list[DeviceReport],
+    ) -> None:
+        session = sessions.load(s, address, device.id)
+        if session is not None and not _is_due(session, broken, now):
+            # Trust is asked of the key that the session was made with, whatever a list or bundle says meanwhile.
+            able.append(_device(address, device, session.identity))
+            return
+        prospect = contacts.prospect(s, address, device.id, now)
+        if prospect is None:
+            asks.append(Fetch(address, self.version.bundles_node, str(device.id)))
+        elif prospect.error:
+            unable.append(DeviceReport(_device(address, device), False, prospect.error))
+        else:
+            able.append(_device(address, device, prospect.identity))
+
+    def seal(self, s: State, plaintext: bytes, to: Target, now: Time) -> Done[Sealed]:
+        """Encrypt for the devices of `to`, all of them trusted. One that fails is reported and costs no other."""
+        if len(plaintext) > MAX_PLAINTEXT:
+            raise TooLarge(f"The message has {len(plaintext)} bytes; at most {MAX_PLAINTEXT} can be sealed.")
+        mine = self._mine(s)
+        secret, ciphertext = payload.seal(self.version, plaintext)
+        keys: dict[Address, list[element.Key]] = {}
+        broken = {address: contacts.broken(s, address) for address in {device.address for device in to.devices}}
+        report = []
+        for device in to.devices:
+            try:
+                key = self._seal_key(s, mine, device, device.id in broken[device.address], secret, now)
+            except PeerError as error:
+                report.append(DeviceReport(device, False, error.detail))
+                continue
+            keys.setdefault(device.address, []).append(key)
+            report.append(DeviceReport(device, True))
+        if to.address.bare not in keys:
+            raise NoRecipients(f"No device of {to.address.bare} can read it.")
+        sealed = element.encode(mine.device_id, list(keys.items()), ciphertext)
+        return Done(Sealed(sealed, self.name, tuple(report)))
+
+    def _seal_key(self, s: State, mine: Own, device: Device, broken: bool, secret: bytes, now: Time) -> element.Key:
+        session = sessions.load(s, device.address, device.id)
+        if session is None or _is_due(session, broken, now):
+            session = self._begin(s, mine, device.address, device.id, now)
+        if session.identity != device.key:
+            raise BadKey("its session belongs to another identity key than the one that is trusted")
+        session, kex, data = sessions.encrypt(self.version, mine, session, secret)
+        sessions.save(s, device.address, device.id, session)
+        return element.Key(device.id, kex, data)
+
+    def _begin(self, s: State, mine: Own, address: Address, device_id: int, now: Time) -> Session:
+        prospect = contacts.prospect(s, address, device_id, now)
+        if prospect is None or prospect.error:
+            raise Undecryptable(prospect.error if prospect else "its bundle was used up")
+        session = sessions.initiate(self.version, mine, prospect, now)
+        contacts.take_prospect(s, address, device_id)
+        contacts.clear_broken(s, address, device_id)
+        sessions.replace(s, address, device_id, session)
+        return session
+
+    # -- receiving --------------------------------------------------------------------------------------------------
+
+    def open(self, s: State, got: Arrived, now: Time) -> Done[tuple[Opened, bytes | None]]:
+        """Open an <encrypted>: what it was, and the envelope's bytes if it had any.
+
+        Raises Malformed, BadKey, or Undecryptable (a payload that was altered: its key stays for the good copy); the
+        transaction must then be rolled back. A session that fails is marked, in a record of its own.
+        """
+        mine = self._mine(s)
+        sender = got.stanza.sender.bare
+        encrypted = element.decode(got.element, self.account, mine.device_id)
+        if encrypted.key is None:
+            return self._nothing(Kind.NOT_FOR_US, sender, encrypted.sid)
+        seen = self._seen_key(sender, encrypted.sid, encrypted.key.data)
+        if s.get(seen) is not None:
+            return self._nothing(Kind.DUPLICATE, sender, encrypted.sid)
+        _, kex, data = encrypted.key
+        try:
+            received = receiving.receive(self.version, s, mine, sender, encrypted.sid, kex, data, now)
+        except Undecryptable as error:
+            return self._failed(s, sender, encrypted.sid, error, now)
+        if received is None:
+            return self._no_session(s, sender, encrypted.sid, now)
+        plaintext = None
+        if encrypted.payload is not None:
+            plaintext = payload.open(self.version, received.secret, encrypted.payload)
+        s.put(seen, records.encode_time(now))
+        effects = self._follow(s, mine, sender, encrypted.sid, received, now)
+        device = self._known(s, sender, encrypted.sid, received.identity)
+        kind = Kind.EMPTY if plaintext is None else Kind.OPENED
+        return Done((Opened(kind, self.name, device), plaintext), effects)
+
+    def _follow(
+        self, s: State, mine: Own, sender: Address, sid: int, received: Received, now: Time
+    ) -> tuple[Effect, ...]:
+        """What a message that opened entails: an empty answer, a fresh bundle, a look at the sender's device list."""
+        effects: list[Effect] = []
+        known = contacts.load(s, sender)
+        listed = known.by_id(sid) if known else None
+        current = sessions.load(s, sender, sid)
+        is_current = current is not None and current.identity == received.identity
+        if is_current and (listed is None or listed.identity != received.identity):
+            effects += contacts.learn_identity(s, mine, sender, sid, received.identity, now)
+        if listed is None or not listed.listed:
+            # "When a client receives a message from a device id that is not on the device list, it SHOULD try to
+            # retrieve that user's devices node"
+            s.put(records.key("refresh", sender), records.encode_time(now))
+        if received.answer:
+            effects.append(self._empty(s, mine, sender, sid, received.answer))
+        if received.used_prekey:
+            effects.append(self._publish("bundle"))
+        return tuple(effects)
+
+    def _empty(self, s: State, mine: Own, address: Address, device_id: int, ephemeral: bytes) -> Send:
+        """An empty message on one session: it answers a key exchange, moves the ratchet on, and carries nothing."""
+        session = receiving.load_session(s, address, device_id, ephemeral)
+        if session is None:
+            raise LookupError("the session to answer on is gone")
+        session, kex, data = sessions.encrypt(self.version, mine, session, payload.EMPTY_SECRET)
+        current = sessions.load(s, address, device_id)
+        if current is not None and current.ephemeral == ephemeral:
+            sessions.save(s, address, device_id, session)
+        else:
+            sessions.save_old(s, address, device_id, session)
+        sealed = element.encode(mine.device_id, [(address, [element.Key(device_id, kex, data)])], None)
+        message_id = random_bytes(12).hex()
+        encryption = stanza.encryption(self.namespace, "OMEMO")
+        return Send(stanza.message(address, message_id, sealed, encryption, kind="chat"), message_id)
+
+    def _failed(
+        self, s: State, sender: Address, sid: int, error: Undecryptable, now: Time
+    ) -> Done[tuple[Opened, bytes | None]]:
+        known = contacts.load(s, sender)
+        if known is not None and known.by_id(sid) is not None:
+            contacts.mark_broken(s, sender, sid, now)
+            if self.repair is Repair.AUTOMATIC:
+                contacts.want_repair(s, sender, sid, now)
+        notice = Notice(sender, f"a message of device {sid} could not be opened: {error.detail}")
+        return self._nothing(Kind.TAMPERED, sender, sid, error.detail, notice)
+
+    def _no_session(self, s: State, sender: Address, sid: int, now: Time) -> Done[tuple[Opened, bytes | None]]:
+        """ "clients SHOULD create a session with that device and notify it ... by responding with an empty message"."""
+        contacts.want_repair(s, sender, sid, now)
+        notice = Notice(sender, f"a message of device {sid} was lost: there is no session with it")
+        return self._nothing(Kind.NO_SESSION, sender, sid, "there is no session with this device", notice)
+
+    def _nothing(
+        self, kind: Kind, sender: Address, sid: int, error: str = "", *effects: Effect
+    ) -> Done[tuple[Opened, bytes | None]]:
+        return Done((Opened(kind, self.name, Device(sender, sid, b""), error=error), None), effects)
+
+    # -- learning ---------------------------------------------------------------------------------------------------
+
+    def learn(self, s: State, fact: Fact, now: Time) -> Done[None]:
+        """Take in a list, a bundle, the beginning or end of catch-up, a roll-back. Other facts are not for OMEMO."""
+        if isinstance(fact, Fetched):
+            return Done(None, self._learn_fetched(s, fact, now))
+        if isinstance(fact, CatchUp):
+            if fact.ended:
+                own.end_catch_up(s)
+            else:
+                own.begin_catch_up(s, now)
+        elif isinstance(fact, RolledBack):
+            return Done(None, self._roll_back(s))
+        return Done(None)
+
+    def _learn_fetched(self, s: State, fact: Fetched, now: Time) -> tuple[Effect, ...]:
+        if fact.node == self.version.bundles_node:
+            mine = own.load(s)
+            return tuple(contacts.learn_bundle(s, mine, fact, now)) if mine else ()
+        if fact.node != self.version.devices_node:
+            return ()
+        notices = contacts.learn_list(s, fact, now).notices
+        s.put(records.key("refresh", fact.address), None)
+        if fact.address != self.account or own.load(s) is None:
+            return notices
+        return (*notices, *self._announce_again(s, now))
+
+    def _announce_again(self, s: State, now: Time) -> tuple[Effect, ...]:
+        """ "If they have been removed, they MUST reannounce themselves" - but two clients that fight over a list must
+        not publish for ever."""
+        mine = self._mine(s)
+        known = contacts.load(s, self.account)
+        listed = known.by_id(mine.device_id) if known else None
+        if listed is not None and listed.listed:
+            return ()
+        recent = tuple(t for t in records.decode_times(s.get(records.key("fight"))) if 0 <= now - t < FIGHT_WINDOW)
+        if len(recent) >= FIGHT_LIMIT:
+            return (
+                Notice(
+                    self.account,
+                    f"another client removed this device from the list {FIGHT_LIMIT} times; it is announced again "
+                    f"in {FIGHT_WINDOW / 60:.0f} minutes",
+                ),
+            )
+        s.put(records.key("fight"), records.encode_times((*recent, now)))
+        return (self._publish("devices"),)
+
+    def _roll_back(self, s: State) -> tuple[Effect, ...]:
+        """The store is older than it was: message keys that it would use next may be used up. Nothing sends with an
+        old session any more, and prekeys get new ids."""
+        for name, _ in list(s.scan(records.key("session"))):
+            address, _, device_id = name.name.rpartition("/")
+            sessions.retire(s, Address(address), int(device_id))
+        mine = own.load(s)
+        if mine is None:
+            return ()
+        own.renew_prekeys(s, mine)
+        return (self._publish("bundle"), Notice(self.account, "an old copy of the store was found: new sessions begin"))
+
+    # -- now and then -----------------------------------------------------------------------------------------------
+
+    def tick(self, s: State, now: Time) -> Done[None] | Need:
+        """Rotation, due repairs, lists to fetch again, what is too old to keep. Call it at start and every few minutes,
+        and after a message whose session was missing."""
+        mine = own.load(s)
+        if mine is None:
+            return Done(None)
+        asks = [Fetch(Address(k.name), self.version.devices_node) for k, _ in s.scan(records.key("refresh"))]
+        repairs = [k.name.rpartition("/") for k, _ in s.scan(records.key("repair"))]
+        due = [(Address(address), int(device_id)) for address, _, device_id in repairs]
+        asks += [
+            Fetch(address, self.version.bundles_node, str(device_id))
+            for address, device_id in due
+            if contacts.prospect(s, address, device_id, now) is None
+        ]
+        if asks:
+            return Need(tuple(asks))
+        effects: list[Effect] = [effect for target in due for effect in self._make_repair(s, mine, *target, now)]
+        if own.rotate(s, self._mine(s), now):
+            effects.append(self._publish("bundle"))
+        if s.get(records.key("fight")) is not None:
+            effects += self._announce_again(s, now)
+        self._forget_seen(s)
+        return Done(None, tuple(effects))
+
+    def _make_repair(self, s: State, mine: Own, address: Address, device_id: int, now: Time) -> list[Effect]:
+        s.put(records.of_device("repair", address, device_id), None)
+        try:
+            session = self._begin(s, mine, address, device_id, now)
+        except PeerError as error:
+            return [Notice(address, f"no new session with device {device_id}: {error.detail}")]
+        s.put(records.of_device("repaired", address, device_id), records.encode_time(now))
+        return [self._empty(s, mine, address, device_id, session.ephemeral)]
+
+    def reset(self, s: State, address: Address, device_id: int | None, now: Time) -> Done[int]:
+        """A person replaces sessions: all of an account or one device's. The next message begins anew; the number of
+        sessions that were put away is returned. Also lifts an opt-out."""
+        s.put(records.key("opt-out", address), None)
+        count = 0
+        for name, _ in list(s.scan(records.key("session", f"{address}/"))):
+            found = int(name.name.rpartition("/")[2])
+            if device_id in (None, found):
+                sessions.retire(s, address, found)
+                contacts.take_prospect(s, address, found)
+                count += 1
+        return Done(count)
+
+    def _forget_seen(self, s: State) -> None:
+        rows = [(records.decode_time(data), name) for name, data in s.scan(records.key("seen"))]
+        for _, name in sorted(rows)[: max(0, len(rows) - MAX_SEEN)]:
+            s.put(name, None)
+
+    # -- small things -----------------------------------------------------------------------------------------------
+
+    def _mine(self, s: State) -> Own:
+        mine = own.load(s)
+        if mine is None:
+            raise LookupError("prepare() has not been called: there is no device yet")
+        return mine
+
+    def _own_device(self, mine: Own) -> Device:
+        return Device(self.account, mine.device_id, mine.identity, self.label)
+
+    def _known(self, s: State, address: Address, device_id: int, identity: bytes) -> Device:
+        known = contacts.load(s, address)
+        device = known.by_id(device_id) if known else None
+        return _device(address, device or KnownDevice(device_id, False), identity)
+
+    def _publish(self, what: str) -> Publish:
+        return Publish(self.name, what)
+
+    @staticmethod
+    def _seen_key(address: Address, device_id: int, data: bytes) -> records.Key:
+        return records.key("seen", f"{address}/{device_id}/{sha256(data)[:16].hex()}")
+
+
+def _device(address: Address, device: KnownDevice, identity: bytes = b"") -> Device:
+    return Device(address, device.id, identity or device.identity, device.label if device.signed else "")
+
+
+def _is_due(session: Session, broken: bool, now: Time) -> bool:
+    """A session that failed is replaced at the next send, but not again and again while old failures still arrive."""
+    return broken and now - session.created >= contacts.REPAIR_INTERVAL

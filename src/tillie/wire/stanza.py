@@ -1,0 +1,39 @@
+"""Finished stanzas around a sealed element (XEP-0384 section "Sending a message", XEP-0334, XEP-0359, XEP-0380)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tillie.model import Address
+from tillie.wire import xml
+
+STORE_HINT = b"<store xmlns='urn:xmpp:hints'/>"
+
+
+def message(
+    to: Address, message_id: str, sealed: bytes, encryption: bytes, *, kind: str, plain: Iterable[bytes] = ()
+) -> bytes:
+    """A <message> with its sealed element, the <store/> hint, XEP-0380's <encryption/>, and an <origin-id/>.
+
+    `kind` is the message type. The id is also the origin-id, by which our own copy is known when a server echoes it.
+    """
+    quoted = xml.attribute(message_id)
+    return b"".join(
+        (
+            b"<message xmlns='jabber:client' type=%s to=%s id=%s>" % (xml.attribute(kind), xml.attribute(to), quoted),
+            sealed,
+            STORE_HINT,
+            encryption,
+            b"<origin-id xmlns='urn:xmpp:sid:0' id=%s/>" % quoted,
+            *plain,
+            b"</message>",
+        )
+    )
+
+
+def encryption(namespace: str, name: str) -> bytes:
+    """XEP-0380's <encryption/>: tells a client that can't open the message what it is."""
+    return b"<encryption xmlns='urn:xmpp:eme:0' namespace=%s name=%s/>" % (
+        xml.attribute(namespace),
+        xml.attribute(name),
+    )
