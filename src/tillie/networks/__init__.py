@@ -1,0 +1,1 @@
+"""What carries sealed elements from one device to another."""
