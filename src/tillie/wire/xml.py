@@ -176,6 +176,11 @@ class StrictFeed:
         self._quotes = 0  # attribute values begun in this tag
         self._tail = b""  # the last bytes of CDATA, maybe the start of its end
 
+    @property
+    def depth(self) -> int:
+        """How many elements are open in what was returned, the stream's root included: 1 between stanzas."""
+        return self._depth
+
     def feed(self, chunk: bytes) -> bytes:
         """The bytes that became safe to parse with this chunk. Raises `Malformed`; then the connection must end."""
         if b"\0" in chunk or (self._fresh and not self._held and chunk[:1] not in b"< \t\r\n"):
