@@ -35,7 +35,8 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+# Its cache once missed an import into a folder that had just got its __init__.py.
+	$(BIN)/lint-imports --no-cache
 
 bench:
 	@sh scripts/setup dev
@@ -45,5 +46,5 @@ lock:
 	sh scripts/lock $(if $(UPGRADE),--upgrade)
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
