@@ -1,0 +1,213 @@
+"""A twomemo peer in process: python-omemo's SessionManager with the twomemo backend, on a PEP server that is a dict.
+
+Both sides of a test share one `PepServer`, which holds device lists and bundles as the bytes that a real server would
+hold, and the `<encrypted>` elements that a peer sent by itself (empty messages). So a test reads: Alice is ours, Bob is
+twomemo, and only bytes pass between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import xml.etree.ElementTree as ET
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import omemo
+import twomemo.etree
+from twomemo.twomemo import NAMESPACE, BundleImpl, Twomemo
+
+from tillie.model import Address, Fetch, Fetched
+
+T = TypeVar("T")
+
+NS = NAMESPACE
+DEVICES_NODE = "urn:xmpp:omemo:2:devices"
+BUNDLES_NODE = "urn:xmpp:omemo:2:bundles"
+DEVICES_ITEM = "current"
+
+ET.register_namespace("", NS)
+
+
+class Sent(NamedTuple):
+    """An `<encrypted>` element on its way, as bytes, from one bare JID to another."""
+
+    sender: str
+    to: str
+    element: bytes
+
+
+@dataclass
+class PepServer:
+    """What a server keeps: PEP items as (address, node, item) -> payload bytes, and messages sent through it."""
+
+    items: dict[tuple[str, str, str], bytes] = field(default_factory=dict)
+    messages: list[Sent] = field(default_factory=list)
+
+    def publish(self, address: str, node: str, item: str, payload: bytes) -> None:
+        self.items[address, node, item] = payload
+
+    def retract(self, address: str, node: str, item: str) -> None:
+        self.items.pop((address, node, item), None)
+
+    def fetch(self, ask: Fetch) -> Fetched:
+        """The answer to our engine's question, as an XMPP network would give it."""
+        item = ask.item or (DEVICES_ITEM if ask.node == DEVICES_NODE else "")
+        payload = self.items.get((ask.address, ask.node, item))
+        return Fetched(ask.address, ask.node, item, payload, "" if payload is not None else "item-not-found")
+
+    def device_list(self, address: str) -> Fetched:
+        """The device list of an address, as a PEP notification."""
+        payload = self.items.get((address, DEVICES_NODE, DEVICES_ITEM))
+        return Fetched(Address(address), DEVICES_NODE, DEVICES_ITEM, payload, pushed=True)
+
+    def messages_to(self, address: str) -> list[Sent]:
+        """Take the messages to an address out of the queue."""
+        taken = [sent for sent in self.messages if sent.to == address]
+        self.messages = [sent for sent in self.messages if sent.to != address]
+        return taken
+
+
+class Memory(omemo.Storage):
+    """Storage in memory. python-omemo's own cache is off, because this is one already; it saves a deep copy per load."""
+
+    def __init__(self) -> None:
+        super().__init__(disable_cache=True)
+        self._values: dict[str, omemo.Maybe[omemo.JSONType]] = {}
+
+    async def _load(self, key: str) -> omemo.Maybe[omemo.JSONType]:
+        return self._values.get(key) or omemo.Nothing()
+
+    async def _store(self, key: str, value: omemo.JSONType) -> None:
+        self._values[key] = omemo.Just(value)
+
+    async def _delete(self, key: str) -> None:
+        self._values.pop(key, None)
+
+    def snapshot(self) -> dict[str, omemo.Maybe[omemo.JSONType]]:
+        """All that this device remembers, to go back to with `restore`: a lost or rolled-back device."""
+        return dict(self._values)
+
+    def restore(self, snapshot: dict[str, omemo.Maybe[omemo.JSONType]]) -> None:
+        self._values = dict(snapshot)
+
+
+def _session_manager(server: PepServer, address: str) -> type[omemo.SessionManager]:
+    """A SessionManager class that talks to `server` as `address`, and trusts every device."""
+
+    class PeerSessionManager(omemo.SessionManager):
+        @staticmethod
+        async def _upload_bundle(bundle: omemo.Bundle) -> None:
+            assert isinstance(bundle, BundleImpl)
+            payload = ET.tostring(twomemo.etree.serialize_bundle(bundle))
+            server.publish(bundle.bare_jid, BUNDLES_NODE, str(bundle.device_id), payload)
+
+        @staticmethod
+        async def _download_bundle(namespace: str, bare_jid: str, device_id: int) -> omemo.Bundle:
+            payload = server.items.get((bare_jid, BUNDLES_NODE, str(device_id)))
+            if payload is None:
+                raise omemo.BundleNotFound()
+            return twomemo.etree.parse_bundle(ET.fromstring(payload), bare_jid, device_id)
+
+        @staticmethod
+        async def _delete_bundle(namespace: str, device_id: int) -> None:
+            server.retract(address, BUNDLES_NODE, str(device_id))
+
+        @staticmethod
+        async def _upload_device_list(namespace: str, device_list: omemo.DeviceList) -> None:
+            payload = ET.tostring(twomemo.etree.serialize_device_list(device_list))
+            server.publish(address, DEVICES_NODE, DEVICES_ITEM, payload)
+
+        @staticmethod
+        async def _download_device_list(namespace: str, bare_jid: str) -> omemo.DeviceList:
+            payload = server.items.get((bare_jid, DEVICES_NODE, DEVICES_ITEM))
+            return {} if payload is None else twomemo.etree.parse_device_list(ET.fromstring(payload))
+
+        async def _evaluate_custom_trust_level(self, device: omemo.DeviceInformation) -> omemo.TrustLevel:
+            return omemo.TrustLevel.TRUSTED
+
+        async def _make_trust_decision(
+            self, undecided: frozenset[omemo.DeviceInformation], identifier: str | None
+        ) -> None:
+            raise AssertionError("every device is trusted already")
+
+        @staticmethod
+        async def _send_message(message: omemo.Message, bare_jid: str) -> None:
+            server.messages.append(Sent(address, bare_jid, ET.tostring(twomemo.etree.serialize_message(message))))
+
+    return PeerSessionManager
+
+
+def drive(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits for anything, without an event loop."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    raise RuntimeError("the peer waits for something")
+
+
+class TwomemoPeer:
+    """One twomemo device of `address`, synchronous.
+
+    `encrypt` and `decrypt` take and give plaintext bytes, which for OMEMO 2 are an SCE `<envelope>`; twomemo itself
+    neither makes nor reads envelopes. `decrypt` gives None for an empty message. Errors are python-omemo's. The task
+    that rotates its signed prekey by the clock is stopped: `rotate_signed_prekey` does it.
+    """
+
+    def __init__(self, server: PepServer, address: str, *, label: str | None = None, catching_up: bool = False) -> None:
+        self.server = server
+        self.address = address
+        self.storage = Memory()
+        self.backend = Twomemo(self.storage)
+        self.manager: omemo.SessionManager = asyncio.run(self._create(label))
+        if not catching_up:
+            drive(self.manager.after_history_sync())
+        own, _ = drive(self.manager.get_own_device_information())
+        self.device_id: int = own.device_id
+        self.identity_key: bytes = own.identity_key
+
+    async def _create(self, label: str | None) -> omemo.SessionManager:
+        manager = await _session_manager(self.server, self.address).create(
+            [self.backend], self.storage, self.address, label, "undecided"
+        )
+        await manager.shutdown()
+        return manager
+
+    def caught_up(self) -> None:
+        """The end of catching up: prekeys that were kept are deleted, empty messages that waited are sent."""
+        drive(self.manager.after_history_sync())
+
+    def learn_devices(self, address: str) -> None:
+        """Fetch the device list of `address`, as after a PEP notification."""
+        drive(self.manager.refresh_device_list(NS, address))
+
+    def encrypt(self, to: str, plaintext: bytes) -> bytes:
+        """The `<encrypted>` element for every device of `to` and the own other ones."""
+        messages, errors = drive(self.manager.encrypt(frozenset({to}), {NS: plaintext}))
+        assert not errors, errors
+        (message,) = messages
+        return ET.tostring(twomemo.etree.serialize_message(message))
+
+    def decrypt(self, sender: str, element: bytes) -> bytes | None:
+        """The plaintext of an `<encrypted>` element."""
+        message = twomemo.etree.parse_message(ET.fromstring(element), sender)
+        plaintext, _, _ = drive(self.manager.decrypt(message))
+        return plaintext
+
+    def replace_session(self, address: str, device_id: int) -> None:
+        """Build a new session in place of the present one; tells the other side by an empty message."""
+        devices = drive(self.manager.get_device_information(address))
+        (device,) = (device for device in devices if device.device_id == device_id)
+        failures = drive(self.manager.replace_sessions(device))
+        assert not failures, failures
+
+    def rotate_signed_prekey(self) -> None:
+        drive(self.backend.rotate_signed_pre_key())
+        self.publish_bundle()
+
+    def publish_bundle(self) -> None:
+        bundle = drive(self.backend.get_bundle(self.address, self.device_id))
+        payload = ET.tostring(twomemo.etree.serialize_bundle(bundle))
+        self.server.publish(self.address, BUNDLES_NODE, str(self.device_id), payload)
