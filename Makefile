@@ -24,11 +24,12 @@ test: lint
 	@sh scripts/setup dev prosody
 	$(BIN)/python -m pytest -m "not heavy"
 
-# pytest ends with 5 when nothing is marked heavy.
+# pytest ends with 5 when no test is marked heavy; that is no failure.
 interop:
 	@sh scripts/setup dev prosody
-	@$(BIN)/python -m pytest -m heavy || { code=$$?; \
-		[ $$code -eq 5 ] && echo "interop: no heavy test yet; nothing to run" || exit $$code; }
+	@$(BIN)/python -m pytest -m heavy --collect-only -qq >/dev/null; code=$$?; \
+	if [ $$code -eq 5 ]; then echo "interop: no test is marked heavy yet, so there is nothing to run"; \
+	else $(BIN)/python -m pytest -m heavy; fi
 
 lint:
 	@sh scripts/setup dev

@@ -73,7 +73,10 @@ class NotTrusted(UsageError):
     `devices` holds the devices (`model.Device`) whose keys nobody has decided on.
     """
 
-    hint = "Compare fingerprints with 'tillie trust list ADDRESS', then 'tillie trust verify ADDRESS' or 'tillie trust distrust ADDRESS'."
+    hint = (
+        "Compare fingerprints with 'tillie trust list ADDRESS', "
+        "then 'tillie trust verify ADDRESS' or 'tillie trust distrust ADDRESS'."
+    )
 
     def __init__(self, detail: str = "", *, devices: tuple[object, ...] = (), hint: str = "") -> None:
         super().__init__(detail, hint=hint)

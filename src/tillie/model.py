@@ -196,7 +196,7 @@ class State(Protocol):
         """Write a record, or delete it with None. Deleting what is not there is fine."""
 
     def scan(self, prefix: Key, /) -> Iterable[tuple[Key, bytes]]:
-        """The records of this scheme and kind whose name starts with `prefix.name`, in the order of names (as UTF-8)."""
+        """The records of this scheme and kind whose name starts with `prefix.name`, sorted by name (as UTF-8)."""
 
 
 # -- what a step returns --------------------------------------------------------------------------------------------
