@@ -8,6 +8,7 @@ from base64 import b64decode, b64encode
 import pytest
 from lxml import etree
 from omemo import DecryptionFailed, OMEMOException
+
 from support.our_device import OurDevice
 from support.talk import (
     ALICE,
@@ -24,7 +25,6 @@ from support.talk import (
     tell,
 )
 from support.twomemo_peer import NS, PepServer, TwomemoPeer
-
 from tillie.errors import PeerError
 from tillie.model import Kind
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from lxml import etree
-from support.twomemo_peer import NS, PepServer, Sent
 
+from support.twomemo_peer import NS, PepServer, Sent
 from tillie.errors import NoProgress
 from tillie.model import (
     Address,

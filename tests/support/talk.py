@@ -7,6 +7,7 @@ from typing import Protocol
 
 import pytest
 from lxml import etree
+
 from support.our_device import OurDevice
 from support.twomemo_peer import NS, PepServer, TwomemoPeer
 

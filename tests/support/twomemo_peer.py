@@ -69,7 +69,7 @@ class PepServer:
 
 
 class Memory(omemo.Storage):
-    """Storage in memory. python-omemo's own cache is off, because this is one already; it saves a deep copy per load."""
+    """Storage in memory. python-omemo's own cache is off: this is one already, with one deep copy less."""
 
     def __init__(self) -> None:
         super().__init__(disable_cache=True)
@@ -195,6 +195,12 @@ class TwomemoPeer:
         message = twomemo.etree.parse_message(ET.fromstring(element), sender)
         plaintext, _, _ = drive(self.manager.decrypt(message))
         return plaintext
+
+    def device_label(self, address: str, device_id: int) -> str | None:
+        """The label of a device, if its signature was found to be valid."""
+        devices = drive(self.manager.get_device_information(address))
+        (device,) = (device for device in devices if device.device_id == device_id)
+        return device.label
 
     def replace_session(self, address: str, device_id: int) -> None:
         """Build a new session in place of the present one; tells the other side by an empty message."""
