@@ -53,8 +53,8 @@ def receive(
         return received
     exchange = messages.decode_key_exchange(data)
     contacts.refuse_own_identity(device, exchange.identity)
-    received = _known_exchange(version, s, device, address, sid, exchange, now)
-    return received or _new_exchange(version, s, device, address, sid, exchange, now)
+    known = _known_exchange(version, s, device, address, sid, exchange, now)
+    return known or _new_exchange(version, s, device, address, sid, exchange, now)
 
 
 def _known_exchange(

@@ -17,6 +17,7 @@ from tillie.model import (
     Address,
     Arrived,
     CatchUp,
+    Content,
     Device,
     DeviceReport,
     Done,
@@ -24,6 +25,7 @@ from tillie.model import (
     Fact,
     Fetch,
     Fetched,
+    Key,
     Kind,
     Need,
     Notice,
@@ -41,7 +43,7 @@ from tillie.schemes.omemo import contacts, element, own, payload, receiving, rec
 from tillie.schemes.omemo.receiving import Received
 from tillie.schemes.omemo.records import KnownDevice, Own, Session
 from tillie.schemes.omemo.version import OMEMO2, Version
-from tillie.wire import stanza
+from tillie.wire import stanza, xml
 
 MAX_PLAINTEXT = 131_072  # bytes of envelope; in base64 it still fits a stanza of 256 KiB beside 300 devices
 MAX_SEEN = 20_000  # messages remembered as opened, the newest
@@ -87,6 +89,7 @@ class Omemo:
             return Need((Fetch(self.account, self.version.devices_node),))
         taken = frozenset(device.id for device in known.devices) if known else frozenset()
         mine = own.create(s, own.new_device_id(taken), seed or random_bytes(sign.KEY), now)
+        s.put(records.key("announcing"), records.encode_time(now))
         return Done(self._own_device(mine), (self._publish("bundle"), self._publish("devices")))
 
     def own_device(self, s: State) -> Device | None:
@@ -105,6 +108,7 @@ class Omemo:
                 directory.encode_bundle(own.bundle(s, mine)),
                 (*_NODE_OPTIONS, ("pubsub#max_items", "max")),
             )
+        s.put(records.key("announcing"), None)
         known = contacts.load(s, self.account)
         others = [d for d in (known.devices if known else ()) if d.listed and d.id != mine.device_id]
         listed = [directory.ListedDevice(d.id, d.label, d.labelsig) for d in others]
@@ -325,7 +329,7 @@ class Omemo:
         mine = self._mine(s)
         known = contacts.load(s, self.account)
         listed = known.by_id(mine.device_id) if known else None
-        if listed is not None and listed.listed:
+        if (listed is not None and listed.listed) or s.get(records.key("announcing")) is not None:
             return ()
         recent = tuple(t for t in records.decode_times(s.get(records.key("fight"))) if 0 <= now - t < FIGHT_WINDOW)
         if len(recent) >= FIGHT_LIMIT:
@@ -337,6 +341,7 @@ class Omemo:
                 ),
             )
         s.put(records.key("fight"), records.encode_times((*recent, now)))
+        s.put(records.key("announcing"), records.encode_time(now))
         return (self._publish("devices"),)
 
     def _roll_back(self, s: State) -> tuple[Effect, ...]:
@@ -399,6 +404,24 @@ class Omemo:
                 count += 1
         return Done(count)
 
+    # -- opting out -------------------------------------------------------------------------------------------------
+
+    def heard(self, s: State, address: Address, content: Content) -> None:
+        """What a contact's content means for OMEMO itself. With <opt-out/>, "the client MUST block all outgoing message
+        until the user has confirmed"; anything else said under encryption lifts it ("any party MAY revert")."""
+        if address == self.account:
+            return
+        name = records.key("opt-out", address)
+        if b"opt-out" in content.xml and any(
+            child.tag == f"{{{self.namespace}}}opt-out" for child in xml.parse_fragment(content.xml)
+        ):
+            s.put(name, records.encode_time(0.0))
+        elif s.get(name) is not None:
+            s.put(name, None)
+
+    def opted_out(self, s: State, address: Address) -> bool:
+        return s.get(records.key("opt-out", address)) is not None
+
     def _forget_seen(self, s: State) -> None:
         rows = [(records.decode_time(data), name) for name, data in s.scan(records.key("seen"))]
         for _, name in sorted(rows)[: max(0, len(rows) - MAX_SEEN)]:
@@ -424,7 +447,7 @@ class Omemo:
         return Publish(self.name, what)
 
     @staticmethod
-    def _seen_key(address: Address, device_id: int, data: bytes) -> records.Key:
+    def _seen_key(address: Address, device_id: int, data: bytes) -> Key:
         return records.key("seen", f"{address}/{device_id}/{sha256(data)[:16].hex()}")
 
 

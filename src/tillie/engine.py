@@ -1,0 +1,311 @@
+"""The one loop: transaction, step, commit, outbox, answers to Needs through a `Network` of three methods.
+
+A step is a pure function of an open transaction. It ends in `Done`, which was committed together with its effects
+before anybody sees it, or in `Need`, which was rolled back; then the needs are answered, learned in transactions of
+their own, and the step runs again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Protocol, TypeVar
+
+from tillie import pipeline
+from tillie.crypto.random import random_bytes
+from tillie.errors import KeyChanged, NetworkError, NoProgress, NotTrusted, PeerError, Rejected
+from tillie.model import (
+    Address,
+    Arrived,
+    Ask,
+    CatchUp,
+    Content,
+    Decide,
+    Decided,
+    Deliver,
+    Device,
+    Done,
+    Effect,
+    Fact,
+    Fetch,
+    Fetched,
+    Kind,
+    Need,
+    Notice,
+    Opened,
+    Publication,
+    Publish,
+    RolledBack,
+    Sealed,
+    Send,
+    State,
+    Time,
+)
+from tillie.pipeline import Delivery, Policy
+from tillie.schemes.omemo import Omemo
+from tillie.store import Committed, MemoryStore, Outgoing, Store
+
+T = TypeVar("T")
+
+MAX_ROUNDS = 8  # a send needs lists, then bundles, then a decision
+MAX_PARALLEL = 16  # fetches under way at once
+TICK_INTERVAL = 300.0  # seconds between two looks at what is due
+
+Step = Callable[[State], "Done[T] | Need"]
+DecisionMaker = Callable[[Decide], Awaitable[Sequence[Decided]]]
+
+
+class Network(Protocol):
+    """What carries sealed elements. A call that can't be made raises `Unreachable`; a server's error is `Rejected`."""
+
+    async def send(self, item: Send) -> None:
+        """Put a finished stanza on the wire. Later, when the server is known to have it, call `Engine.acknowledged`."""
+
+    async def fetch(self, ask: Fetch) -> Fetched: ...
+
+    async def publish(self, publication: Publication) -> None:
+        """Publish at our own account, and make sure that the node has these options."""
+
+
+class Received(NamedTuple):
+    """What one element turned out to be; `inbox` is the row to acknowledge, None if nothing waits there."""
+
+    opened: Opened
+    inbox: int | None = None
+
+
+class Engine:
+    """One account at work. All methods may be called from several tasks at once."""
+
+    def __init__(
+        self,
+        store: Store,
+        network: Network,
+        scheme: Omemo,
+        *,
+        policy: Policy = Policy.BLIND,
+        decide: DecisionMaker | None = None,
+        notice: Callable[[Notice], None] = lambda _: None,
+        clock: Callable[[], Time] = time.time,
+        history: bool = False,
+    ) -> None:
+        self.store = store
+        self.network = network
+        self.scheme = scheme
+        self.policy = policy
+        self.history = history
+        self._decide = decide
+        self._notice = notice
+        self._clock = clock
+        # The store runs on a thread of its own, so that a commit never holds up the event loop.
+        self._thread = None if isinstance(store, MemoryStore) else ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._fetches: dict[Fetch, asyncio.Task[Fetched]] = {}
+        self._slots = asyncio.Semaphore(MAX_PARALLEL)
+        self._on_the_wire: dict[str, int] = {}  # stanza id -> outbox row, until the server is known to have it
+        self._flushing = asyncio.Lock()
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    async def drive(self, step: Step[T]) -> T:
+        """Run a step until it is done, answering what it needs. Its effects are committed, then flushed."""
+        committed = await self._drive(step)
+        await self.flush()
+        return committed.value
+
+    async def _drive(self, step: Step[T]) -> Committed[T]:
+        asked: tuple[Ask, ...] = ()
+        for _ in range(MAX_ROUNDS):
+            out = await self._run(step)
+            if isinstance(out, Committed):
+                return out
+            if out.asks == asked:
+                break
+            asked = out.asks
+            for fact in await self._answer(asked):
+                await self._learn(fact)
+        raise NoProgress(", ".join(_describe(ask) for ask in asked))
+
+    async def _run(self, step: Step[T]) -> Committed[T] | Need:
+        out = await self._on_store(lambda: self.store.run(step))
+        if isinstance(out, Committed):
+            self._tell(out.effects)
+        return out
+
+    async def _on_store(self, call: Callable[[], T]) -> T:
+        if self._thread is None:
+            return call()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    async def _answer(self, asks: tuple[Ask, ...]) -> list[Fact]:
+        fetches = [self._fetch(ask) for ask in asks if isinstance(ask, Fetch)]
+        facts: list[Fact] = list(await asyncio.gather(*fetches))
+        for ask in asks:
+            if isinstance(ask, Decide):
+                facts += await self._ask_person(ask)
+        return facts
+
+    async def _fetch(self, ask: Fetch) -> Fetched:
+        """One fetch for all who ask at once."""
+        task = self._fetches.get(ask)
+        if task is None:
+            task = self._fetches[ask] = asyncio.create_task(self._fetch_now(ask))
+            task.add_done_callback(lambda _: self._fetches.pop(ask, None))
+        return await asyncio.shield(task)
+
+    async def _fetch_now(self, ask: Fetch) -> Fetched:
+        async with self._slots:
+            try:
+                return await self.network.fetch(ask)
+            except Rejected as error:
+                return Fetched(ask.address, ask.node, ask.item, None, error.condition)
+
+    async def _ask_person(self, ask: Decide) -> Sequence[Decided]:
+        decided = await self._decide(ask) if self._decide else ()
+        missing = {(d.address, d.key) for d in ask.devices} - {(d.address, d.key) for d in decided}
+        if missing:
+            names = ", ".join(f"{device.address} device {device.id}" for device in ask.devices)
+            raise (KeyChanged if ask.changed else NotTrusted)(names, devices=ask.devices)
+        return decided
+
+    # -- what programs call -----------------------------------------------------------------------------------------
+
+    async def start(self) -> Device:
+        """After login: make and announce our device if there is none, renew after a roll-back, do what is due."""
+        device = await self._drive(lambda s: self.scheme.prepare(s, self._clock()))
+        if self.store.rolled_back:
+            # Before anything is sent: message keys that the old copy would use next may have been used.
+            await self._on_store(lambda: self.store.accept_roll_back(self._learning(RolledBack())))
+        self._on_the_wire.clear()
+        await self.tick()
+        return device.value
+
+    async def send(
+        self, to: Address, content: Content, *, type: str = "chat", message_id: str = "", plain: tuple[bytes, ...] = ()
+    ) -> Sealed:
+        """Seal content and hand it to the network. When this returns, the message is in the store's outbox: it survives
+        a crash and is sent, the same bytes, until the server has it. Raises NotTrusted, NoRecipients, ..."""
+        message_id = message_id or random_bytes(12).hex()
+        return await self.drive(
+            lambda s: pipeline.send(
+                s, self.scheme, self.policy, content, to, message_id, self._clock(),
+                type=type, plain=plain, remember=self.history,
+            )
+        )  # fmt: skip
+
+    async def seal(self, to: Address, content: Content, *, iq: tuple[str, str] | None = None) -> Sealed:
+        """Seal content for a stanza that the caller sends (an IQ, a presence): it does not enter the outbox."""
+        return await self.drive(lambda s: pipeline.seal(s, self.scheme, self.policy, content, to, self._clock(), iq=iq))
+
+    async def receive(self, got: Arrived) -> Received:
+        """Open what came. What it was is the return value, whatever the other client did; only the store can raise.
+
+        When this returns, a message for the program is in the inbox, and the network may acknowledge it.
+        """
+        try:
+            out = await self._run(
+                lambda s: pipeline.open(s, self.scheme, self.policy, got, self._clock(), remember=self.history)
+            )
+        except PeerError as error:
+            return Received(pipeline.failed(self.scheme, got, error))
+        if isinstance(out, Need):
+            raise NoProgress("opening a message can't wait for anything")
+        row = next((id for id, effect in zip(out.ids, out.effects, strict=True) if isinstance(effect, Deliver)), None)
+        return Received(out.value, row)
+
+    async def after_receiving(self, opened: Opened) -> None:
+        """What a received message entails on the network: answers, a fresh bundle, a repair."""
+        if opened.kind is Kind.NO_SESSION or opened.kind is Kind.TAMPERED:
+            await self.tick()
+        else:
+            await self.flush()
+
+    async def learn(self, fact: Fact) -> None:
+        await self._learn(fact)
+        await self.flush()
+
+    async def _learn(self, fact: Fact) -> None:
+        await self._run(self._learning(fact))
+
+    def _learning(self, fact: Fact) -> Step[None]:
+        return lambda s: pipeline.learn(s, self.scheme, fact, self._clock())
+
+    async def catch_up(self, *, ended: bool) -> None:
+        await self.learn(CatchUp(ended))
+
+    async def tick(self) -> None:
+        """Rotation, repairs and refreshes that are due, and another try for what the outbox holds."""
+        await self.drive(lambda s: self.scheme.tick(s, self._clock()))
+
+    # -- inbox and outbox -------------------------------------------------------------------------------------------
+
+    async def inbox(self) -> list[tuple[int, Delivery]]:
+        """What was opened and not yet acknowledged by the program, oldest first."""
+        rows = await self._on_store(self.store.inbox)
+        return [(row, pipeline.decode_delivery(message)) for row, message in rows]
+
+    async def acknowledge(self, *rows: int) -> None:
+        await self._on_store(lambda: self.store.acknowledge(*rows))
+
+    async def outbox(self) -> list[Outgoing]:
+        return await self._on_store(self.store.outbox)
+
+    async def flush(self) -> None:
+        """Hand the outbox to the network, in order. What can't be sent now stays there; it is not an error."""
+        async with self._flushing:
+            for item in await self.outbox():
+                try:
+                    if isinstance(item.effect, Send):
+                        await self._flush_send(item.id, item.effect)
+                    else:
+                        await self._flush_publish(item.id, item.effect)
+                except NetworkError as error:
+                    self._notice(Notice(self.scheme.account, f"not sent yet: {error}"))
+                    return
+
+    async def _flush_send(self, row: int, item: Send) -> None:
+        if item.id in self._on_the_wire:
+            return
+        self._on_the_wire[item.id] = row
+        try:
+            await self.network.send(item)
+        except NetworkError:
+            self._on_the_wire.pop(item.id, None)
+            raise
+
+    async def _flush_publish(self, row: int, item: Publish) -> None:
+        if item.what == "devices":
+            # Read, modify, write: another device may have joined the list since we saw it (N6).
+            account = self.scheme.account
+            await self._learn(await self._fetch_now(Fetch(account, self.scheme.version.devices_node)))
+        publication = await self._run(lambda s: Done(self.scheme.publication(s, item.what, self._clock())))
+        if isinstance(publication, Committed) and publication.value is not None:
+            await self.network.publish(publication.value)
+        await self._on_store(lambda: self.store.sent(row))
+
+    async def acknowledged(self, *ids: str) -> None:
+        """The server has the stanzas with these ids: they need not be sent again."""
+        rows = [self._on_the_wire.pop(id) for id in ids if id in self._on_the_wire]
+        if rows:
+            await self._on_store(lambda: self.store.sent(*rows))
+
+    def disconnected(self) -> None:
+        """The connection is gone: what was not acknowledged goes out again, the same bytes, at the next flush."""
+        self._on_the_wire.clear()
+
+    async def close(self) -> None:
+        await self._on_store(self.store.close)
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
+
+    def _tell(self, effects: tuple[Effect, ...]) -> None:
+        for effect in effects:
+            if isinstance(effect, Notice):
+                self._notice(effect)
+
+
+def _describe(ask: Ask) -> str:
+    if isinstance(ask, Fetch):
+        return f"{ask.node} {ask.item} of {ask.address}"
+    return f"decisions on {len(ask.devices)} keys"

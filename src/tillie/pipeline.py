@@ -1,0 +1,255 @@
+"""The way of a message, both ways. Read this file first.
+
+    Content -> Envelope -> Sealed -> stanza -> outbox          seal, send
+    stanza -> Sealed -> Opened (sender, trust) -> inbox        open
+
+Pure: every function is a step of one open transaction, run by `engine`. The scheme protects bytes and knows devices;
+trust is asked here, above it; the envelope (XEP-0420) binds content to the stanza that carries it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import msgspec
+
+from tillie import history
+from tillie.crypto.random import random_bytes
+from tillie.envelope import codec, policy, profile
+from tillie.errors import NoRecipients, OptedOut, PeerError, Undecryptable
+from tillie.model import (
+    Address,
+    Arrived,
+    Content,
+    Decide,
+    Decided,
+    Deliver,
+    Device,
+    DeviceReport,
+    Done,
+    Effect,
+    Envelope,
+    Fact,
+    Kind,
+    Need,
+    Opened,
+    Sealed,
+    Send,
+    Stanza,
+    State,
+    Target,
+    Time,
+    Trust,
+)
+from tillie.schemes.omemo import Omemo
+from tillie.trust import decisions
+from tillie.trust.decisions import Judgement, Policy
+from tillie.wire import stanza as stanzas
+
+# What a program is told of even after a crash; the other kinds have nothing to show.
+DELIVERED = frozenset({Kind.OPENED, Kind.NO_SESSION, Kind.TAMPERED, Kind.REFUSED})
+
+
+# -- out ------------------------------------------------------------------------------------------------------------
+
+
+def seal(
+    s: State,
+    scheme: Omemo,
+    trust: Policy,
+    content: Content,
+    to: Address,
+    now: Time,
+    *,
+    iq: tuple[str, str] | None = None,
+    group: bool = False,
+) -> Done[Sealed] | Need:
+    """Seal content for every trusted device of `to` and our own other ones. Nothing is ever sealed for a key that no
+    person and no policy trusts: an undecided one makes the whole send wait."""
+    if scheme.opted_out(s, to.bare):
+        raise OptedOut(f"{to.bare}.")
+    found = scheme.devices(s, to, now)
+    if isinstance(found, Need):
+        return found
+    able, unable = found
+    judged = decisions.judge(s, trust, able, now)
+    if judged.undecided:
+        return Need((Decide(judged.undecided, judged.changed),))
+    _require_recipient(to, judged, unable)
+    envelope = Envelope(content, sender=scheme.account, to=to.bare if group else None, time=now, iq=iq)
+    done = scheme.seal(s, codec.encode(envelope, random_bytes), Target(to, judged.trusted), now)
+    skipped = tuple(DeviceReport(device, False, "distrusted") for device in judged.distrusted)
+    return Done(replace(done.value, report=(*done.value.report, *skipped, *unable)), done.effects)
+
+
+def send(
+    s: State,
+    scheme: Omemo,
+    trust: Policy,
+    content: Content,
+    to: Address,
+    message_id: str,
+    now: Time,
+    *,
+    type: str = "chat",
+    plain: Iterable[bytes] = (),
+    remember: bool = False,
+) -> Done[Sealed] | Need:
+    """Seal content and put the finished message into the outbox, in one transaction."""
+    done = seal(s, scheme, trust, content, to, now, group=type == "groupchat")
+    if isinstance(done, Need):
+        return done
+    encryption = stanzas.encryption(scheme.namespace, "OMEMO")
+    message = stanzas.message(to, message_id, done.value.element, encryption, kind=type, plain=plain)
+    if remember:
+        said = history.Entry(str(to.bare), True, now, content.xml.decode(), message_id, scheme=scheme.name)
+        history.append(s, said)
+    return Done(done.value, (*done.effects, Send(message, message_id)))
+
+
+def _require_recipient(to: Address, judged: Judgement, unable: tuple[DeviceReport, ...]) -> None:
+    """A message that only our own other devices could read is not a message to `to`."""
+    if any(device.address == to.bare for device in judged.trusted):
+        return
+    reasons = [f"device {d.id}: distrusted" for d in judged.distrusted if d.address == to.bare]
+    reasons += [f"device {r.device.id}: {r.why}" for r in unable if r.device.address == to.bare]
+    raise NoRecipients(
+        f"{to.bare} has no device that could read it" + (f" ({'; '.join(reasons)})." if reasons else ".")
+    )
+
+
+# -- in -------------------------------------------------------------------------------------------------------------
+
+
+def open(s: State, scheme: Omemo, trust: Policy, got: Arrived, now: Time, *, remember: bool = False) -> Done[Opened]:
+    """Open what arrived and say what it was. Raises a PeerError where nothing may change; see `failed`."""
+    done = scheme.open(s, got, now)
+    opened, plaintext = done.value
+    device = opened.device
+    if device is not None and device.key:
+        opened = replace(opened, trust=decisions.of(s, trust, device.address, device.key))
+    effects: tuple[Effect, ...] = done.effects
+    if plaintext is not None and device is not None:
+        opened = _unwrap(opened, plaintext, got.stanza, now)
+        if opened.content is not None:
+            scheme.heard(s, device.address, opened.content)
+    if opened.kind in DELIVERED:
+        effects += (Deliver(encode_delivery(opened, got.stanza)),)
+    if remember and opened.content is not None:
+        _remember(s, scheme, opened, got.stanza)
+    return Done(opened, effects)
+
+
+def _unwrap(opened: Opened, plaintext: bytes, around: Stanza, now: Time) -> Opened:
+    """The envelope, checked against its stanza. Its key was authenticated and is used up even if it does not fit."""
+    try:
+        decoded = codec.decode(plaintext)
+        verified = profile.verify(decoded, around, profile.OMEMO2, now)
+    except PeerError as error:
+        return replace(opened, kind=Kind.REFUSED, error=error.detail)
+    dropped = policy.filter_siblings(around.siblings)[1] if around.siblings else ()
+    notes = verified.notes + tuple(f"Dropped from the plain part: {name}." for name in dropped)
+    return replace(opened, envelope=decoded.envelope, time=verified.time, notes=notes)
+
+
+def failed(scheme: Omemo, got: Arrived, error: PeerError) -> Opened:
+    """What a received element was, when opening it raised: nothing was changed."""
+    kind = Kind.TAMPERED if isinstance(error, Undecryptable) else Kind.MALFORMED
+    return Opened(kind, scheme.name, Device(got.stanza.sender.bare, 0, b""), error=error.detail)
+
+
+def learn(s: State, scheme: Omemo, fact: Fact, now: Time) -> Done[None]:
+    """Take in a fact: a person's decision here, everything else in the scheme."""
+    if isinstance(fact, Decided):
+        decisions.decide(s, fact.address, fact.key, fact.trust, now)
+        return Done(None)
+    return scheme.learn(s, fact, now)
+
+
+def _remember(s: State, scheme: Omemo, opened: Opened, around: Stanza) -> None:
+    content, device = opened.content, opened.device
+    if content is None or device is None or opened.time is None:
+        return
+    ours = device.address == scheme.account
+    with_whom = around.to.bare if ours else device.address
+    entry = history.Entry(
+        str(with_whom), ours, opened.time, content.xml.decode(), around.id, device.id, opened.trust.value, scheme.name,
+        opened.notes,
+    )  # fmt: skip
+    history.append(s, entry)
+
+
+# -- the inbox ------------------------------------------------------------------------------------------------------
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """One opened message as it waits in the inbox. `address` and `device` are the sender's, `key` its identity key."""
+
+    kind: str
+    scheme: str
+    address: str
+    to: str
+    device: int
+    key: bytes
+    label: str
+    trust: str
+    time: Time | None
+    content: str
+    notes: tuple[str, ...]
+    error: str
+    stanza: str
+    type: str
+    id: str
+    via: str
+
+    @property
+    def is_trusted(self) -> bool:
+        return Trust(self.trust).allows_sending
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Delivery)
+
+
+def encode_delivery(opened: Opened, around: Stanza) -> bytes:
+    device = opened.device
+    content = opened.content
+    return _encoder.encode(
+        Delivery(
+            opened.kind.value,
+            opened.scheme,
+            str(device.address if device else around.sender.bare),
+            str(around.to),
+            device.id if device else 0,
+            device.key if device else b"",
+            device.label if device else "",
+            opened.trust.value,
+            opened.time,
+            content.xml.decode() if content else "",
+            opened.notes,
+            opened.error,
+            around.kind,
+            around.type,
+            around.id,
+            around.via,
+        )
+    )
+
+
+def decode_delivery(message: bytes) -> Delivery:
+    return _decoder.decode(message)
+
+
+__all__ = [
+    "DELIVERED",
+    "Delivery",
+    "Policy",
+    "decode_delivery",
+    "encode_delivery",
+    "failed",
+    "learn",
+    "open",
+    "seal",
+    "send",
+]
