@@ -27,6 +27,7 @@ from tillie.model import Address, Envelope, Stanza, Time
 TIME_MARGIN: Time = 600.0  # seconds that clocks may differ without a word
 MAX_AHEAD: Time = 86_400.0  # more than any wrong time zone
 MAX_DELAY: Time = 30 * 86_400.0
+EARLIEST: Time = 915_148_800.0  # 1999: when XMPP began; also keeps absurd dates away from whoever shows them
 
 UNSTAMPED_IS_LIVE = frozenset({"live", "carbon"})
 
@@ -113,11 +114,13 @@ def _check_iq(envelope: Envelope, stanza: Stanza) -> list[str]:
 def _check_time(inside: Time | None, stanza: Stanza, now: Time) -> tuple[Time, list[str]]:
     notes = []
     stamp = stanza.stamp
-    if stamp is not None and (stamp > now + TIME_MARGIN or (inside is not None and stamp < inside - TIME_MARGIN)):
+    if stamp is not None and not max(EARLIEST, (inside or EARLIEST) - TIME_MARGIN) <= stamp <= now + TIME_MARGIN:
         notes.append("The server's delay stamp can't be true.")
         stamp = None
     if inside is None:
         return (now if stamp is None else min(stamp, now)), notes
+    if inside < EARLIEST:
+        raise Refused("Its time is before there was XMPP.")
     if inside > now + MAX_AHEAD:
         raise Refused("Its time is in the future.")
     if inside > now + TIME_MARGIN:

@@ -10,7 +10,7 @@ from math import floor
 from tillie.errors import Malformed
 from tillie.model import Time
 
-EARLIEST: Time = 0.0  # 1970-01-01: nobody sealed anything before
+EARLIEST: Time = -62_135_596_800.0  # 0001-01-01
 LATEST: Time = 253_402_300_800.0  # 10000-01-01: years have four digits
 MAX_OFFSET_HOURS = 14  # as XML Schema part 2 bounds a time zone
 

@@ -204,6 +204,8 @@ class StrictFeed:
             self._fresh = False
             if self._depth <= 1 and text.strip(b" \t\r\n"):
                 raise Malformed("There is text between the stanzas.")
+            if self._depth == 1:
+                self._size -= len(text)  # keep-alives belong to no stanza
             out += text
         if end < 0:
             return len(chunk)
