@@ -127,11 +127,13 @@ def open(s: State, scheme: Omemo, trust: Policy, got: Arrived, now: Time, *, rem
     done = scheme.open(s, got, now)
     opened, plaintext = done.value
     device = opened.device
-    if device is not None and device.key:
-        opened = replace(opened, trust=decisions.of(s, trust, device.address, device.key))
     effects: tuple[Effect, ...] = done.effects
-    if plaintext is not None and device is not None:
-        opened = _unwrap(opened, plaintext, got.stanza, now)
+    if device is not None and device.key:
+        trusted = decisions.of(s, trust, device.address, device.key)
+        if plaintext is None:
+            opened = replace(opened, trust=trusted)
+        else:
+            opened = _unwrap(device, trusted, plaintext, got.stanza, scheme, now)
         if opened.content is not None:
             scheme.heard(s, device.address, opened.content)
     if opened.kind in DELIVERED:
@@ -141,16 +143,16 @@ def open(s: State, scheme: Omemo, trust: Policy, got: Arrived, now: Time, *, rem
     return Done(opened, effects)
 
 
-def _unwrap(opened: Opened, plaintext: bytes, around: Stanza, now: Time) -> Opened:
+def _unwrap(device: Device, trusted: Trust, plaintext: bytes, around: Stanza, scheme: Omemo, now: Time) -> Opened:
     """The envelope, checked against its stanza. Its key was authenticated and is used up even if it does not fit."""
     try:
         decoded = codec.decode(plaintext)
         verified = profile.verify(decoded, around, profile.OMEMO2, now)
     except PeerError as error:
-        return replace(opened, kind=Kind.REFUSED, error=error.detail)
+        return Opened(Kind.REFUSED, scheme.name, device, trusted, error=error.detail)
     dropped = policy.filter_siblings(around.siblings)[1] if around.siblings else ()
     notes = verified.notes + tuple(f"Dropped from the plain part: {name}." for name in dropped)
-    return replace(opened, envelope=decoded.envelope, time=verified.time, notes=notes)
+    return Opened(Kind.OPENED, scheme.name, device, trusted, decoded.envelope, verified.time, notes)
 
 
 def failed(scheme: Omemo, got: Arrived, error: PeerError) -> Opened:

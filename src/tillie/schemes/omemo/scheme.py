@@ -150,10 +150,10 @@ class Omemo:
         able: list[Device],
         unable: list[DeviceReport],
     ) -> None:
-        session = sessions.load(s, address, device.id)
-        if session is not None and not _is_due(session, broken, now):
+        data = s.get(records.of_device("session", address, device.id))
+        if data is not None and not (broken and _is_due(records.decode_session(data), now)):
             # Trust is asked of the key that the session was made with, whatever a list or bundle says meanwhile.
-            able.append(_device(address, device, session.identity))
+            able.append(_device(address, device, records.identity_in(data)))
             return
         prospect = contacts.prospect(s, address, device.id, now)
         if prospect is None:
@@ -187,7 +187,7 @@ class Omemo:
 
     def _seal_key(self, s: State, mine: Own, device: Device, broken: bool, secret: bytes, now: Time) -> element.Key:
         session = sessions.load(s, device.address, device.id)
-        if session is None or _is_due(session, broken, now):
+        if session is None or (broken and _is_due(session, now)):
             session = self._begin(s, mine, device.address, device.id, now)
         if session.identity != device.key:
             raise BadKey("its session belongs to another identity key than the one that is trusted")
@@ -244,10 +244,10 @@ class Omemo:
         effects: list[Effect] = []
         known = contacts.load(s, sender)
         listed = known.by_id(sid) if known else None
-        current = sessions.load(s, sender, sid)
-        is_current = current is not None and current.identity == received.identity
-        if is_current and (listed is None or listed.identity != received.identity):
-            effects += contacts.learn_identity(s, mine, sender, sid, received.identity, now)
+        if listed is None or listed.identity != received.identity:
+            current = sessions.load(s, sender, sid)
+            if current is not None and current.identity == received.identity:
+                effects += contacts.learn_identity(s, mine, sender, sid, received.identity, now)
         if listed is None or not listed.listed:
             # "When a client receives a message from a device id that is not on the device list, it SHOULD try to
             # retrieve that user's devices node"
@@ -455,6 +455,6 @@ def _device(address: Address, device: KnownDevice, identity: bytes = b"") -> Dev
     return Device(address, device.id, identity or device.identity, device.label if device.signed else "")
 
 
-def _is_due(session: Session, broken: bool, now: Time) -> bool:
+def _is_due(session: Session, now: Time) -> bool:
     """A session that failed is replaced at the next send, but not again and again while old failures still arrive."""
-    return broken and now - session.created >= contacts.REPAIR_INTERVAL
+    return now - session.created >= contacts.REPAIR_INTERVAL
