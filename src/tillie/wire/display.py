@@ -60,7 +60,7 @@ def _escape(code: int) -> str:
 def safe_name(text: str) -> str:
     """A file name without any path in it, for what a peer calls a file. Never empty, hidden, reserved or a path."""
     text = unicodedata.normalize("NFC", printable(text.replace("\\", "/").rpartition("/")[2]))
-    text = _NOT_IN_FILE_NAMES.sub("_", text).strip(" .")
+    text = _NOT_IN_FILE_NAMES.sub("_", " ".join(text.split())).strip(" .")
     while len(text.encode()) > MAX_FILE_NAME_BYTES:
         text = text[:-1]
     text = text.rstrip(" .")
