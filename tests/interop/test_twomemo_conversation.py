@@ -10,6 +10,7 @@ from lxml import etree
 from omemo import DecryptionFailed, OMEMOException
 
 from support.our_device import OurDevice
+from support.pep import NS, PepServer
 from support.talk import (
     ALICE,
     BOB,
@@ -24,7 +25,7 @@ from support.talk import (
     other,
     tell,
 )
-from support.twomemo_peer import NS, PepServer, TwomemoPeer
+from support.twomemo_peer import TwomemoPeer
 from tillie.errors import PeerError
 from tillie.model import Kind
 

@@ -8,6 +8,7 @@ import pytest
 from lxml import etree
 
 from support.our_device import OurDevice
+from support.pep import BUNDLES_NODE, NS, PepServer
 from support.talk import (
     ALICE,
     BOB,
@@ -23,7 +24,7 @@ from support.talk import (
     rids,
     tell,
 )
-from support.twomemo_peer import BUNDLES_NODE, NS, PepServer, TwomemoPeer
+from support.twomemo_peer import TwomemoPeer
 from tillie.errors import Malformed
 from tillie.model import Address, Fetch, Kind
 from tillie.wire import base64
@@ -168,7 +169,7 @@ def test_twomemo_loses_everything_since_an_old_backup() -> None:
 
 def test_ours_has_lost_the_session() -> None:
     """A device without the session answers a message on it with a new one (an empty message), without a user."""
-    server, alice, bob = _settled()
+    server, _, bob = _settled()
     element = bob.encrypt(ALICE, b"can't be read")
     stranger = OurDevice(server, ALICE)
     renumbered = etree.fromstring(element)
@@ -254,7 +255,8 @@ def test_a_key_exchange_without_a_prekey_is_refused() -> None:
     key = root.find(KEY_PATH)
     assert key is not None
     data = base64.decode(key.text or "", max_bytes=1_000)
-    assert data[0] == 0x08 and data[1] < 0x80, "pk_id comes first, and is small"
+    assert data[0] == 0x08, "pk_id comes first"
+    assert data[1] < 0x80, "and is small"
     for without in (data[2:], b"\x08\x00" + data[2:]):
         key.text = base64.encode(without)
         with pytest.raises(Malformed):

@@ -7,12 +7,14 @@ from typing import TypeVar
 
 from lxml import etree
 
-from support.twomemo_peer import NS, PepServer, Sent
-from tillie.errors import NoProgress
+from support.pep import NS, PepServer, Sent
+from tillie import pipeline
+from tillie.errors import NoProgress, PeerError
 from tillie.model import (
     Address,
     Arrived,
     CatchUp,
+    Content,
     Device,
     DeviceReport,
     Done,
@@ -27,8 +29,9 @@ from tillie.model import (
     State,
     Target,
 )
+from tillie.pipeline import Policy
 from tillie.schemes.omemo import Omemo
-from tillie.store import MemoryStore
+from tillie.store import MemoryStore, Store
 
 T = TypeVar("T")
 
@@ -42,11 +45,18 @@ class OurDevice:
     `encrypt` and `decrypt` deal in plaintext bytes, as twomemo does, and trust every device that has a key.
     """
 
-    def __init__(self, server: PepServer, address: str, *, label: str = "") -> None:
+    def __init__(
+        self,
+        server: PepServer,
+        address: str,
+        *,
+        label: str = "",
+        store: Callable[[Address], Store] | None = None,
+    ) -> None:
         self.server = server
         self.address = Address(address)
         self.scheme = Omemo(self.address, label=label)
-        self.store = MemoryStore(self.address, clock=lambda: self.now)
+        self.store: Store = store(self.address) if store else MemoryStore(self.address, clock=lambda: self.now)
         self.now = START
         self.report: tuple[DeviceReport, ...] = ()
         self.device: Device = self.run(lambda s: self.scheme.prepare(s, self.now))
@@ -107,6 +117,17 @@ class OurDevice:
         opened, plaintext = self.open(sender, element)
         assert opened.kind in (Kind.OPENED, Kind.EMPTY), opened
         return plaintext
+
+    def say(self, to: str, content: Content) -> Sealed:
+        """Content in an envelope, sealed for every device of `to`, through the pipeline."""
+        return self.run(lambda s: pipeline.seal(s, self.scheme, Policy.BLIND, content, Address(to), self.now))
+
+    def hear(self, element: bytes, stanza: Stanza) -> Opened:
+        """What an element in this stanza was, its envelope checked."""
+        try:
+            return self.run(lambda s: pipeline.open(s, self.scheme, Policy.BLIND, Arrived(element, stanza), self.now))
+        except PeerError as error:
+            return pipeline.failed(self.scheme, Arrived(element, stanza), error)
 
     def _flush(self) -> None:
         for row, effect, _ in self.store.outbox():

@@ -9,7 +9,8 @@ import pytest
 from lxml import etree
 
 from support.our_device import OurDevice
-from support.twomemo_peer import NS, PepServer, TwomemoPeer
+from support.pep import NS, PepServer
+from support.twomemo_peer import TwomemoPeer
 
 ALICE, BOB, CAROL = "alice@a.example", "bob@b.example", "carol@c.example"
 MAX_DELIVERIES = 20  # of automatic answers to answers; an honest pair needs three at most

@@ -1,71 +1,22 @@
-"""A twomemo peer in process: python-omemo's SessionManager with the twomemo backend, on a PEP server that is a dict.
-
-Both sides of a test share one `PepServer`, which holds device lists and bundles as the bytes that a real server would
-hold, and the `<encrypted>` elements that a peer sent by itself (empty messages). So a test reads: Alice is ours, Bob is
-twomemo, and only bytes pass between them.
-"""
+"""A twomemo peer in process: python-omemo's SessionManager with the twomemo backend, on a `PepServer`."""
 
 from __future__ import annotations
 
 import asyncio
 import xml.etree.ElementTree as ET
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import omemo
 import twomemo.etree
-from twomemo.twomemo import NAMESPACE, BundleImpl, Twomemo
+from twomemo.twomemo import NAMESPACE as NS
+from twomemo.twomemo import BundleImpl, Twomemo
 
-from tillie.model import Address, Fetch, Fetched
+from support.pep import BUNDLES_NODE, DEVICES_ITEM, DEVICES_NODE, PepServer, Sent
 
 T = TypeVar("T")
 
-NS = NAMESPACE
-DEVICES_NODE = "urn:xmpp:omemo:2:devices"
-BUNDLES_NODE = "urn:xmpp:omemo:2:bundles"
-DEVICES_ITEM = "current"
-
 ET.register_namespace("", NS)
-
-
-class Sent(NamedTuple):
-    """An `<encrypted>` element on its way, as bytes, from one bare JID to another."""
-
-    sender: str
-    to: str
-    element: bytes
-
-
-@dataclass
-class PepServer:
-    """What a server keeps: PEP items as (address, node, item) -> payload bytes, and messages sent through it."""
-
-    items: dict[tuple[str, str, str], bytes] = field(default_factory=dict)
-    messages: list[Sent] = field(default_factory=list)
-
-    def publish(self, address: str, node: str, item: str, payload: bytes) -> None:
-        self.items[address, node, item] = payload
-
-    def retract(self, address: str, node: str, item: str) -> None:
-        self.items.pop((address, node, item), None)
-
-    def fetch(self, ask: Fetch) -> Fetched:
-        """The answer to our engine's question, as an XMPP network would give it."""
-        item = ask.item or (DEVICES_ITEM if ask.node == DEVICES_NODE else "")
-        payload = self.items.get((ask.address, ask.node, item))
-        return Fetched(ask.address, ask.node, item, payload, "" if payload is not None else "item-not-found")
-
-    def device_list(self, address: str) -> Fetched:
-        """The device list of an address, as a PEP notification."""
-        payload = self.items.get((address, DEVICES_NODE, DEVICES_ITEM))
-        return Fetched(Address(address), DEVICES_NODE, DEVICES_ITEM, payload, pushed=True)
-
-    def messages_to(self, address: str) -> list[Sent]:
-        """Take the messages to an address out of the queue."""
-        taken = [sent for sent in self.messages if sent.to == address]
-        self.messages = [sent for sent in self.messages if sent.to != address]
-        return taken
 
 
 class Memory(omemo.Storage):
@@ -92,7 +43,7 @@ class Memory(omemo.Storage):
         self._values = dict(snapshot)
 
 
-def _session_manager(server: PepServer, address: str) -> type[omemo.SessionManager]:
+def session_manager(server: PepServer, address: str) -> type[omemo.SessionManager]:
     """A SessionManager class that talks to `server` as `address`, and trusts every device."""
 
     class PeerSessionManager(omemo.SessionManager):
@@ -138,6 +89,15 @@ def _session_manager(server: PepServer, address: str) -> type[omemo.SessionManag
     return PeerSessionManager
 
 
+async def create_manager(
+    manager: type[omemo.SessionManager], address: str, backend: Twomemo, storage: Memory, label: str | None
+) -> omemo.SessionManager:
+    """A new device of `address`, announced; its background task, which only rotates the signed prekey, is stopped."""
+    created = await manager.create([backend], storage, address, label, "undecided")
+    await created.shutdown()
+    return created
+
+
 def drive(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that never waits for anything, without an event loop."""
     try:
@@ -161,19 +121,14 @@ class TwomemoPeer:
         self.address = address
         self.storage = Memory()
         self.backend = Twomemo(self.storage)
-        self.manager: omemo.SessionManager = asyncio.run(self._create(label))
+        self.manager: omemo.SessionManager = asyncio.run(
+            create_manager(session_manager(server, address), address, self.backend, self.storage, label)
+        )
         if not catching_up:
             drive(self.manager.after_history_sync())
         own, _ = drive(self.manager.get_own_device_information())
         self.device_id: int = own.device_id
         self.identity_key: bytes = own.identity_key
-
-    async def _create(self, label: str | None) -> omemo.SessionManager:
-        manager = await _session_manager(self.server, self.address).create(
-            [self.backend], self.storage, self.address, label, "undecided"
-        )
-        await manager.shutdown()
-        return manager
 
     def caught_up(self) -> None:
         """The end of catching up: prekeys that were kept are deleted, empty messages that waited are sent."""

@@ -1,0 +1,130 @@
+"""Measure the sides of a figure in interleaved rounds."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from time import perf_counter_ns
+
+Operation = Callable[[], object]
+
+ROUNDS = 15
+QUICK_ROUNDS = 3
+WARM_UP = 2  # operations before the first round of a side that don't count
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the things that are measured: ours, the peer, the floor.
+
+    `prepare(count)` makes `count` operations, untimed, each with an input of its own; every operation is timed alone.
+    `batch` is how many of them make one round. `check` sees what they returned, untimed, and raises if it is wrong.
+    """
+
+    prepare: Callable[[int], Sequence[Operation]]
+    batch: int = 20
+    check: Callable[[Sequence[object]], None] = lambda results: None
+    warm_up: int = WARM_UP
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a figure has to reach. Ratios as in docs/performance.md: peer/ours at least, ours/floor at most."""
+
+    peer_ratio: float | None = None
+    floor_ratio: float | None = None
+    most: float | None = None  # of ours, in the figure's own unit
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table. `sides` maps "ours", "peer", "peer_bare" and "floor" to what is measured there.
+
+    `peer_bare` is the peer without its XML (its objects go in and come out): the job is smaller than ours.
+    """
+
+    name: str
+    sides: Mapping[str, Side]
+    target: Target = Target()
+    unit: str = "us"
+    rounds: int = ROUNDS
+
+
+@dataclass
+class Result:
+    """What was measured: the median of each side, and sizes in bytes beside them."""
+
+    figure: Figure
+    medians: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+
+    def ratio(self, above: str, below: str) -> float | None:
+        if above not in self.medians or not self.medians.get(below):
+            return None
+        return self.medians[above] / self.medians[below]
+
+    @property
+    def peer_ratio(self) -> float | None:
+        return self.ratio("peer", "ours")
+
+    @property
+    def peer_bare_ratio(self) -> float | None:
+        return self.ratio("peer_bare", "ours")
+
+    @property
+    def floor_ratio(self) -> float | None:
+        return self.ratio("ours", "floor")
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is met; None if there is none, or if what it needs could not be measured."""
+        target = self.figure.target
+        verdicts: list[bool] = []
+        for wanted, got, sign in (
+            (target.peer_ratio, self.peer_ratio, 1),
+            (target.floor_ratio, self.floor_ratio, -1),
+            (target.most, self.medians.get("ours"), -1),
+        ):
+            if wanted is None:
+                continue
+            if got is None:
+                return None
+            verdicts.append(sign * got >= sign * wanted)
+        return all(verdicts) if verdicts else None
+
+
+def _time(operations: Sequence[Operation]) -> tuple[list[int], list[object]]:
+    times: list[int] = []
+    results: list[object] = []
+    for operation in operations:
+        began = perf_counter_ns()
+        result = operation()
+        times.append(perf_counter_ns() - began)
+        results.append(result)
+    return times, results
+
+
+def measure(figure: Figure, *, quick: bool = False) -> Result:
+    """The medians of interleaved rounds: in each round every side runs one batch, one side after the other.
+
+    The garbage collector runs before a batch and not during one.
+    """
+    rounds = min(figure.rounds, QUICK_ROUNDS) if quick else figure.rounds
+    samples: dict[str, list[float]] = {name: [] for name in figure.sides}
+    for turn in range(rounds):
+        for name, side in figure.sides.items():
+            warm_up = side.warm_up if turn == 0 else 0
+            operations = side.prepare(side.batch + warm_up)
+            for operation in operations[:warm_up]:
+                operation()
+            gc.collect()
+            gc.disable()
+            try:
+                times, results = _time(operations[warm_up:])
+            finally:
+                gc.enable()
+            side.check(results)
+            samples[name].append(median(times) / 1000)
+    return Result(figure, {name: median(values) for name, values in samples.items()})
