@@ -39,7 +39,7 @@ class SideFile:
         if peek(path) is None:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.ftruncate(fd, 0)
+                os.ftruncate(fd, _SIZE)
                 os.pwrite(fd, bytes(_SIZE), 0)
                 os.fsync(fd)
             finally:
@@ -54,9 +54,7 @@ class SideFile:
             os.pwrite(self._fd, new, 0)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        os.close(self._fd)
 
 
 def peek(path: Path) -> int | None:

@@ -289,8 +289,9 @@ class SqlStore:
                 raise UsageError("A step must not close the store it runs in.")
             connection, self._connection = self._connection, None
             self._cache.clear()
-            if self._side is not None:
-                self._side.close()
+            side, self._side = self._side, None
+            if side is not None:
+                side.close()
             if connection is not None:
                 with translated():
                     connection.close()
