@@ -1,0 +1,254 @@
+"""The way in: stanzas are taken off the stream in order, opened and committed one by one, then told to the program.
+
+A stanza counts as handled towards the server (XEP-0198) when that commit is done, not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Container
+from typing import Any
+
+from slixmpp.stanza import Iq, Message, Presence
+
+from tillie.engine import Engine
+from tillie.envelope import policy
+from tillie.errors import NetworkError, Refused, StoreError
+from tillie.model import Address, Fact, Kind, Notice, Opened
+from tillie.networks.xmpp import catch_up
+from tillie.networks.xmpp.acknowledgements import Handled, Hold
+from tillie.networks.xmpp.catch_up import Position
+from tillie.networks.xmpp.elements import to_bytes
+from tillie.networks.xmpp.incoming import Incoming, Reader
+from tillie.networks.xmpp.opened import OpenedIq, build, delivery_of
+
+HIGH_WATER = 256  # stanzas that wait to be opened; then nothing more is read from the connection
+LOW_WATER = 32
+
+EVENTS = {"message": "omemo_message", "presence": "omemo_presence", "iq": "omemo_iq"}
+# Nothing to show, and nothing wrong.
+_SILENT = frozenset({Kind.EMPTY, Kind.DUPLICATE, Kind.NOT_FOR_US})
+
+
+class Receiver:
+    """One client's incoming stanzas. `archive_id` is the newest message of our archive that was processed."""
+
+    def __init__(
+        self, client: Any, engine: Engine, handled: Handled, queries: Container[str], *, acknowledge: bool
+    ) -> None:
+        self.archive_id = ""
+        self.catching_up = False  # live messages are ahead of the archive: they don't move the position
+        self._acknowledge = acknowledge
+        self._client = client
+        self._engine = engine
+        self._handled = handled
+        self._queries = queries
+        self._reader = Reader(engine.scheme.account, engine.scheme.namespace)
+        self._nodes = frozenset({engine.scheme.version.devices_node})
+        self._waiting: asyncio.Queue[tuple[Any, Hold | None]] = asyncio.Queue()
+        self._worker: asyncio.Task[None] | None = None
+        self._followers: set[asyncio.Task[None]] = set()
+        self._following: asyncio.Task[None] | None = None
+        self._behind: Opened | None = None
+        self._paused = False
+        self._replayed = False
+        self._saved = ""
+        client.add_filter("in", self._take)
+
+    async def start(self) -> None:
+        """From now on stanzas are opened. The first time, what the inbox still holds is told again."""
+        if not self._replayed:
+            self._replayed = True
+            for row, delivery in await self._engine.inbox():
+                self._tell(build(self._client, delivery, row=row))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.ensure_future(self._work())
+
+    def stop(self) -> None:
+        self._client.del_filter("in", self._take)
+        for task in (self._worker, self._following, *self._followers):
+            if task is not None:
+                task.cancel()
+
+    async def drained(self) -> None:
+        """Returns when everything that has arrived up to now is committed."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.put_nowait((done, None))
+        await done
+
+    async def save_position(self) -> None:
+        """Keep `archive_id`, so that the next catch-up begins there."""
+        position = Position(time.time(), self.archive_id)
+        await self._engine.drive(catch_up.saving(position))
+        self._saved = self.archive_id
+
+    # -- off the stream -----------------------------------------------------------------------------------------------
+
+    def _take(self, stanza: Any) -> Any:
+        """A filter for incoming stanzas; what it returns goes to slixmpp's other handlers."""
+        if isinstance(stanza, Iq):
+            return self._take_iq(stanza)
+        if not isinstance(stanza, (Message, Presence)):
+            return stanza
+        found: Incoming | Fact | None = self._reader.sealed(stanza.xml, self._queries)
+        if found is None and isinstance(stanza, Message):
+            found = self._reader.notification(stanza.xml, self._nodes)
+        if found is not None:
+            self._put(found)
+            if isinstance(found, Incoming) and found.arrived.stanza.via in ("live", "offline"):
+                _strip(stanza)
+        return stanza
+
+    def _take_iq(self, iq: Iq) -> Iq | None:
+        if iq["type"] not in ("get", "set"):
+            return iq
+        found = self._reader.sealed(iq.xml)
+        if found is None:
+            return iq
+        self._put(found)
+        return None
+
+    def _put(self, what: Incoming | Fact) -> None:
+        self._waiting.put_nowait((what, self._handled.hold()))
+        transport = self._client.transport
+        if self._worker is not None and not self._paused and self._waiting.qsize() >= HIGH_WATER and transport:
+            self._paused = True
+            transport.pause_reading()
+
+    async def _work(self) -> None:
+        while True:
+            what, hold = await self._waiting.get()
+            if self._paused and self._waiting.qsize() <= LOW_WATER:
+                self._resume_reading()
+            try:
+                await self._process(what)
+            except StoreError as error:
+                # What is not stored must not be acknowledged: the server keeps it until the store works again.
+                self._client.event("omemo_notice", Notice(self._engine.scheme.account, str(error)))
+                self._client.exception(error)
+                self._client.abort()
+                continue
+            except Exception as error:  # noqa: BLE001  a fault of ours in one stanza must not stop all others
+                self._client.exception(error)
+            if hold is not None:
+                self._handled.release(hold)
+            if self._waiting.empty():
+                await self._rest()
+
+    def _resume_reading(self) -> None:
+        self._paused = False
+        if self._client.transport is not None:
+            self._client.transport.resume_reading()
+
+    async def _rest(self) -> None:
+        """Nothing waits: do what can be done once for many messages."""
+        behind, self._behind = self._behind, None
+        if behind is not None and (self._following is None or self._following.done()):
+            self._following = asyncio.ensure_future(self._follow(behind))
+        elif behind is not None:
+            self._behind = behind
+        if not self.catching_up and self.archive_id != self._saved:
+            await self.save_position()
+
+    # -- one by one ---------------------------------------------------------------------------------------------------
+
+    async def _process(self, what: Any) -> None:
+        if isinstance(what, asyncio.Future):
+            if not what.done():
+                what.set_result(None)
+        elif isinstance(what, Incoming):
+            await self._open(what)
+        else:
+            await self._learn(what)
+
+    async def _learn(self, fact: Fact) -> None:
+        try:
+            await self._engine.learn(fact)
+        except NetworkError as error:
+            self._client.event("omemo_notice", Notice(self._engine.scheme.account, str(error)))
+
+    async def _open(self, incoming: Incoming) -> None:
+        around = incoming.arrived.stanza
+        if incoming.ambiguous:
+            self._failed(around.sender, "it has more than one sealed element")
+            return
+        received = await self._engine.receive(incoming.arrived)
+        opened = received.opened
+        if incoming.archive_id and not self.catching_up:
+            self.archive_id = incoming.archive_id
+        if opened.kind not in _SILENT:
+            self._tell(build(self._client, delivery_of(opened, around), around, row=received.inbox))
+        if opened.kind is not Kind.DUPLICATE and opened.kind is not Kind.NOT_FOR_US:
+            self._behind = _more_urgent(self._behind, opened)
+
+    async def _follow(self, opened: Opened) -> None:
+        """Answers, a fresh bundle, a repair: on the network, so not in the way of the next message."""
+        try:
+            await self._engine.after_receiving(opened)
+        except NetworkError as error:
+            self._client.event("omemo_notice", Notice(self._engine.scheme.account, str(error)))
+        except Exception as error:  # noqa: BLE001  a task of ours has no caller: slixmpp tells the program
+            self._client.exception(error)
+        if self._behind is not None and self._waiting.empty():
+            opened, self._behind = self._behind, None
+            await self._follow(opened)
+
+    def _failed(self, sender: Address, why: str) -> None:
+        notice = Notice(sender.bare, f"a message can't be read: {why}")
+        self._client.event("omemo_notice", notice)
+
+    def _tell(self, stanza: Any) -> None:
+        """The event for an opened stanza, or `omemo_failed`; then it leaves the inbox."""
+        task = asyncio.ensure_future(self._tell_now(stanza))
+        self._followers.add(task)
+        task.add_done_callback(self._followers.discard)
+
+    async def _tell_now(self, stanza: Any) -> None:
+        delivery = stanza.delivery
+        event = EVENTS[delivery.stanza] if delivery.kind == Kind.OPENED.value else "omemo_failed"
+        if isinstance(stanza, OpenedIq) and (stanza["from"].resource == "" or not self._client.event_handled(event)):
+            self._refuse(stanza)
+        await self._client.event_async(event, stanza)
+        if stanza.row is None:
+            return
+        if self._acknowledge or isinstance(stanza, OpenedIq) or event == "omemo_failed":
+            await self._engine.acknowledge(stanza.row)
+
+    def _refuse(self, iq: OpenedIq) -> None:
+        reply = self._client.make_iq(id=iq["id"], ito=iq["from"], itype="error")
+        reply["error"]["condition"] = "service-unavailable"
+        reply.send()
+
+    async def open_answer(self, answer: Iq) -> OpenedIq:
+        """The opened answer to a sealed request. Raises `Refused`."""
+        incoming = self._reader.sealed(answer.xml)
+        if incoming is None or incoming.ambiguous:
+            raise Refused("The answer to a sealed request came in plain.")
+        received = await self._engine.receive(incoming.arrived)
+        if received.inbox is not None:
+            await self._engine.acknowledge(received.inbox)
+        if received.opened.kind is not Kind.OPENED:
+            raise Refused(received.opened.error or received.opened.kind.value)
+        around = incoming.arrived.stanza
+        stanza: OpenedIq = build(self._client, delivery_of(received.opened, around), around)
+        return stanza
+
+
+def _more_urgent(before: Opened | None, opened: Opened) -> Opened:
+    """Of two received messages, the one that entails more: a repair also flushes."""
+    if before is not None and before.kind in (Kind.NO_SESSION, Kind.TAMPERED):
+        return before
+    return opened
+
+
+def _strip(stanza: Any) -> None:
+    """Take from a sealed stanza what only its sender may say: a server could have put a plain body beside it."""
+    for child in list(stanza.xml):
+        if child.tag.endswith("}encrypted"):
+            continue
+        if not policy.filter_siblings((to_bytes(child),))[0]:
+            stanza.xml.remove(child)
+
+
+__all__ = ["EVENTS", "HIGH_WATER", "LOW_WATER", "Receiver"]
