@@ -28,12 +28,12 @@ CROSSING = 60.0  # seconds
 class Received:
     """What one <key> turned out to be: the sender's identity key, the secret, and what must follow.
 
-    `answer` names the session on which an empty message answers; `used_prekey` says that the bundle changed.
+    `answer` asks for an empty message on the session that sends; `used_prekey` says that the bundle changed.
     """
 
     identity: bytes
     secret: bytes
-    answer: bytes = b""  # the ephemeral key of that session
+    answer: bool = False
     used_prekey: bool = False
     notices: list[Notice] = field(default_factory=list)
 
@@ -47,7 +47,7 @@ def receive(
         if opened is None:
             return None
         got, replaced = opened
-        received = Received(got.session.identity, got.secret, got.session.ephemeral if got.heartbeat else b"")
+        received = Received(got.session.identity, got.secret, got.heartbeat)
         if replaced:
             _settle_crossing(s, address, sid, got, now, sure=True)
         return received
@@ -73,7 +73,7 @@ def _known_exchange(
         else:
             sessions.save_old(s, address, sid, got.session)
             _settle_crossing(s, address, sid, got, now, sure=False)
-        return Received(session.identity, got.secret, session.ephemeral if got.heartbeat else b"")
+        return Received(session.identity, got.secret, got.heartbeat)
     return None
 
 
@@ -93,18 +93,12 @@ def _new_exchange(
     # Only now, after a decryption that worked, is the prekey used up: a forged exchange must not drain it.
     own.use_prekey(s, device, exchange.prekey_id)
     current = sessions.load(s, address, sid)
-    crossed = current is not None and current.initiated and not current.confirmed
-    if current is not None and crossed:
+    if current is not None and current.initiated and not current.confirmed and not _gives_way(current, got):
         sessions.save_old(s, address, sid, got.session)
-        answer = current.ephemeral
-        if _gives_way(current, got):
-            answer = got.session.ephemeral
-            sessions.replace(s, address, sid, got.session)
     else:
         sessions.replace(s, address, sid, got.session)
-        answer = got.session.ephemeral
     contacts.clear_broken(s, address, sid)
-    return Received(exchange.identity, got.secret, answer, used_prekey=True)
+    return Received(exchange.identity, got.secret, answer=True, used_prekey=True)
 
 
 def _settle_crossing(s: State, address: Address, sid: int, got: Got, now: Time, *, sure: bool) -> None:
@@ -125,12 +119,3 @@ def _settle_crossing(s: State, address: Address, sid: int, got: Got, now: Time, 
 def _gives_way(current: Session, got: Got) -> bool:
     """An empty message on the session with the larger ephemeral key: the peer has heard of both and keeps its own."""
     return got.secret == payload.EMPTY_SECRET and got.session.ephemeral > current.ephemeral
-
-
-def load_session(s: State, address: Address, sid: int, ephemeral: bytes) -> Session | None:
-    """The session with this ephemeral key, current or replaced."""
-    current = sessions.load(s, address, sid)
-    if current is not None and current.ephemeral == ephemeral:
-        return current
-    data = s.get(records.of_session("old", address, sid, ephemeral))
-    return records.decode_session(data) if data is not None else None

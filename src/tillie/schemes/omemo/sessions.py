@@ -57,6 +57,15 @@ def retire(s: State, address: Address, device_id: int) -> None:
         save_old(s, address, device_id, current)
 
 
+def stop_sending(s: State) -> None:
+    """After a roll-back: no session, replaced ones included, goes on with its sending chain, whose next message keys
+    may be used up. Should one ever send again, it begins with a fresh ratchet key."""
+    for name, data in list(s.scan(records.key("old"))):
+        session = records.decode_session(data)
+        silent = session.ratchet._replace(ours=session.ratchet.ours._replace(key=b""))
+        s.put(name, records.encode_session(session._replace(ratchet=silent)))
+
+
 def replace(s: State, address: Address, device_id: int, session: Session) -> None:
     """Send with `session` from now on; the one so far stays for receiving."""
     s.put(records.of_session("old", address, device_id, session.ephemeral), None)
