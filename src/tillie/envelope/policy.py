@@ -129,7 +129,14 @@ def split_outgoing(content: Content) -> tuple[Content, tuple[bytes, ...]]:
 def check_outgoing(content: Content) -> None:
     """Refuse content that XEP-0420 forbids in an envelope. Raises `UsageError`."""
     tags = flat.tags_of(content.xml)
-    for tag in tags if tags is not None else [child.tag for child in parse_own(content)]:
+    if tags is None:
+        children = parse_own(content)
+        tags = [child.tag for child in children]
+        for child in children:
+            # The envelope's own default namespace would take them in.
+            if None not in child.nsmap and any(not element.tag.startswith("{") for element in child.iter()):
+                raise UsageError(f"{name_of(child.tag)} holds an element without a namespace.")
+    for tag in tags:
         if not may_be_inside(tag):
             raise UsageError(f"{name_of(tag)} must not be sealed: it is for servers.")
 
