@@ -44,7 +44,7 @@ from tillie.model import (
     Time,
 )
 from tillie.pipeline import Delivery, Policy
-from tillie.schemes.omemo import Omemo
+from tillie.schemes import Scheme
 from tillie.store import Committed, MemoryStore, Outgoing, Store
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class Engine:
         self,
         store: Store,
         network: Network,
-        scheme: Omemo,
+        scheme: Scheme,
         *,
         policy: Policy = Policy.BLIND,
         decide: DecisionMaker | None = None,
@@ -275,12 +275,11 @@ class Engine:
             raise
 
     async def _flush_publish(self, row: int, item: Publish) -> None:
-        if item.what == "devices":
-            # Read, modify, write: another device may have joined the list since we saw it (N6).
-            account = self.scheme.account
-            await self._learn(await self._fetch_now(Fetch(account, self.scheme.version.devices_node)))
-        publication = await self._run(lambda s: Done(self.scheme.publication(s, item.what, self._clock())))
-        if isinstance(publication, Committed) and publication.value is not None:
+        try:
+            publication = await self._drive(lambda s: self.scheme.publication(s, item.what, self._clock()))
+        except NoProgress as error:
+            raise Rejected(error.detail) from error
+        if publication.value is not None:
             await self.network.publish(publication.value)
         await self._on_store(lambda: self.store.sent(row))
 

@@ -213,7 +213,7 @@ class Send:
 @dataclass(frozen=True, slots=True)
 class Publish:
     """Something of ours must be published. `what` is "bundle" or "devices" (of `scheme`); the bytes are made when it
-    is sent, by `Scheme.publication`, so that the newest state goes out and a later request replaces an earlier one."""
+    is sent, by `schemes.Scheme.publication`, so that the newest state goes out and a later request replaces an earlier one."""
 
     scheme: str
     what: str
@@ -312,26 +312,6 @@ class RolledBack:
 
 
 Fact = Fetched | Decided | CatchUp | RolledBack
-
-
-class Scheme(Protocol):
-    """A way to protect an envelope. `name` is its name in records and reports, `namespace` that of its element."""
-
-    name: str
-    namespace: str
-
-    def devices(self, s: State, to: Address, now: Time) -> tuple[tuple[Device, ...], tuple[DeviceReport, ...]] | Need:
-        """The devices that a message to `to` should reach, own other ones included, and those that can't be and why."""
-
-    def seal(self, s: State, plaintext: bytes, to: Target, now: Time) -> Done[Sealed]: ...
-
-    def open(self, s: State, got: Arrived, now: Time) -> Done[tuple[Opened, bytes | None]]: ...
-
-    def learn(self, s: State, fact: Fact, now: Time) -> Done[None]: ...
-
-    def publication(self, s: State, what: str, now: Time) -> Publication | None: ...
-
-    def tick(self, s: State, now: Time) -> Done[None]: ...
 
 
 @dataclass(frozen=True, slots=True)

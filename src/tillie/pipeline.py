@@ -42,7 +42,7 @@ from tillie.model import (
     Time,
     Trust,
 )
-from tillie.schemes.omemo import Omemo
+from tillie.schemes import Scheme
 from tillie.trust import decisions
 from tillie.trust.decisions import Judgement, Policy
 from tillie.wire import stanza as stanzas
@@ -56,7 +56,7 @@ DELIVERED = frozenset({Kind.OPENED, Kind.NO_SESSION, Kind.TAMPERED, Kind.REFUSED
 
 def seal(
     s: State,
-    scheme: Omemo,
+    scheme: Scheme,
     trust: Policy,
     content: Content,
     to: Address,
@@ -67,7 +67,7 @@ def seal(
 ) -> Done[Sealed] | Need:
     """Seal content for every trusted device of `to` and our own other ones. Nothing is ever sealed for a key that no
     person and no policy trusts: an undecided one makes the whole send wait."""
-    if scheme.opted_out(s, to.bare):
+    if scheme.blocked(s, to.bare):
         raise OptedOut(f"{to.bare}.")
     found = scheme.devices(s, to, now)
     if isinstance(found, Need):
@@ -85,7 +85,7 @@ def seal(
 
 def send(
     s: State,
-    scheme: Omemo,
+    scheme: Scheme,
     trust: Policy,
     content: Content,
     to: Address,
@@ -100,7 +100,7 @@ def send(
     done = seal(s, scheme, trust, content, to, now, group=type == "groupchat")
     if isinstance(done, Need):
         return done
-    encryption = stanzas.encryption(scheme.namespace, "OMEMO")
+    encryption = stanzas.encryption(scheme.namespace, scheme.title)
     message = stanzas.message(to, message_id, done.value.element, encryption, kind=type, plain=plain)
     if remember:
         said = history.Entry(str(to.bare), True, now, content.xml.decode(), message_id, scheme=scheme.name)
@@ -122,7 +122,7 @@ def _require_recipient(to: Address, judged: Judgement, unable: tuple[DeviceRepor
 # -- in -------------------------------------------------------------------------------------------------------------
 
 
-def open(s: State, scheme: Omemo, trust: Policy, got: Arrived, now: Time, *, remember: bool = False) -> Done[Opened]:
+def open(s: State, scheme: Scheme, trust: Policy, got: Arrived, now: Time, *, remember: bool = False) -> Done[Opened]:
     """Open what arrived and say what it was. Raises a PeerError where nothing may change; see `failed`."""
     done = scheme.open(s, got, now)
     opened, plaintext = done.value
@@ -134,7 +134,8 @@ def open(s: State, scheme: Omemo, trust: Policy, got: Arrived, now: Time, *, rem
             opened = replace(opened, trust=trusted)
         else:
             opened = _unwrap(device, trusted, plaintext, got.stanza, scheme, now)
-        if opened.content is not None:
+        if opened.content is not None and opened.trust.allows_sending:
+            # Else a device that a server slipped in could opt its owner out, or back in.
             scheme.heard(s, device.address, opened.content)
     if opened.kind in DELIVERED:
         effects += (Deliver(encode_delivery(opened, got.stanza)),)
@@ -143,11 +144,11 @@ def open(s: State, scheme: Omemo, trust: Policy, got: Arrived, now: Time, *, rem
     return Done(opened, effects)
 
 
-def _unwrap(device: Device, trusted: Trust, plaintext: bytes, around: Stanza, scheme: Omemo, now: Time) -> Opened:
+def _unwrap(device: Device, trusted: Trust, plaintext: bytes, around: Stanza, scheme: Scheme, now: Time) -> Opened:
     """The envelope, checked against its stanza. Its key was authenticated and is used up even if it does not fit."""
     try:
         decoded = codec.decode(plaintext)
-        verified = profile.verify(decoded, around, profile.OMEMO2, now)
+        verified = profile.verify(decoded, around, scheme.profile, now)
     except PeerError as error:
         return Opened(Kind.REFUSED, scheme.name, device, trusted, error=error.detail)
     dropped = policy.filter_siblings(around.siblings)[1] if around.siblings else ()
@@ -155,13 +156,13 @@ def _unwrap(device: Device, trusted: Trust, plaintext: bytes, around: Stanza, sc
     return Opened(Kind.OPENED, scheme.name, device, trusted, decoded.envelope, verified.time, notes)
 
 
-def failed(scheme: Omemo, got: Arrived, error: PeerError) -> Opened:
+def failed(scheme: Scheme, got: Arrived, error: PeerError) -> Opened:
     """What a received element was, when opening it raised: nothing was changed."""
     kind = Kind.TAMPERED if isinstance(error, Undecryptable) else Kind.MALFORMED
     return Opened(kind, scheme.name, Device(got.stanza.sender.bare, 0, b""), error=error.detail)
 
 
-def learn(s: State, scheme: Omemo, fact: Fact, now: Time) -> Done[None]:
+def learn(s: State, scheme: Scheme, fact: Fact, now: Time) -> Done[None]:
     """Take in a fact: a person's decision here, everything else in the scheme."""
     if isinstance(fact, Decided):
         decisions.decide(s, fact.address, fact.key, fact.trust, now)
@@ -169,7 +170,7 @@ def learn(s: State, scheme: Omemo, fact: Fact, now: Time) -> Done[None]:
     return scheme.learn(s, fact, now)
 
 
-def _remember(s: State, scheme: Omemo, opened: Opened, around: Stanza) -> None:
+def _remember(s: State, scheme: Scheme, opened: Opened, around: Stanza) -> None:
     content, device = opened.content, opened.device
     if content is None or device is None or opened.time is None:
         return

@@ -131,17 +131,15 @@ class OurDevice:
 
     def _flush(self) -> None:
         for row, effect, _ in self.store.outbox():
+            self.store.sent(row)
             if isinstance(effect, Send):
                 message = etree.fromstring(effect.stanza)
                 (element,) = message.iter(f"{{{NS}}}encrypted")
                 self.server.messages.append(Sent(self.address, message.get("to", ""), etree.tostring(element)))
             else:
                 self._publish(effect.what)
-            self.store.sent(row)
 
     def _publish(self, what: str) -> None:
-        done = self.store.run(lambda s: Done(self.scheme.publication(s, what, self.now)))
-        assert not isinstance(done, Need)
-        item = done.value
+        item = self.run(lambda s: self.scheme.publication(s, what, self.now))
         if item is not None:
             self.server.publish(self.address, item.node, item.item, item.payload)

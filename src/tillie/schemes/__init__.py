@@ -1,1 +1,68 @@
-"""Ways to protect an envelope, one package each. Siblings never import each other."""
+"""Ways to protect an envelope, one package each. Siblings never import each other; `Scheme` is what they share."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tillie.envelope.profile import Profile
+from tillie.model import (
+    Address,
+    Arrived,
+    Content,
+    Device,
+    DeviceReport,
+    Done,
+    Fact,
+    Need,
+    Opened,
+    Publication,
+    Sealed,
+    State,
+    Target,
+    Time,
+)
+
+
+class Scheme(Protocol):
+    """One account's use of one way to protect an envelope. Every method is a step of one open transaction.
+
+    `name` stands in records and reports, `title` is what people call it (XEP-0380), `namespace` that of its element,
+    `profile` how it uses the affixes of XEP-0420, `watched` the PEP nodes whose notifications it wants to learn.
+    """
+
+    name: str
+    title: str
+    namespace: str
+    profile: Profile
+    watched: frozenset[str]
+    account: Address
+
+    def prepare(self, s: State, now: Time) -> Done[Device] | Need:
+        """Make sure that this account has a device here; a new one is announced."""
+
+    def devices(self, s: State, to: Address, now: Time) -> tuple[tuple[Device, ...], tuple[DeviceReport, ...]] | Need:
+        """The devices that a message to `to` should reach, own other ones included, and those that can't be and why."""
+
+    def blocked(self, s: State, to: Address) -> bool:
+        """Whether this contact asked for clear text, so that nothing is sent until a person decides."""
+
+    def seal(self, s: State, plaintext: bytes, to: Target, now: Time) -> Done[Sealed]:
+        """Protect an encoded envelope for the devices of `to`, all of them trusted."""
+
+    def open(self, s: State, got: Arrived, now: Time) -> Done[tuple[Opened, bytes | None]]:
+        """What a received element is, and the encoded envelope if it had one. Raises PeerError: nothing may change."""
+
+    def heard(self, s: State, address: Address, content: Content) -> None:
+        """A contact's opened content, for what it may mean to the scheme itself."""
+
+    def learn(self, s: State, fact: Fact, now: Time) -> Done[None]:
+        """Take in a fact; facts that are not for this scheme change nothing."""
+
+    def publication(self, s: State, what: str, now: Time) -> Done[Publication | None] | Need:
+        """The newest form of something that a `Publish` effect asked to publish."""
+
+    def tick(self, s: State, now: Time) -> Done[None] | Need:
+        """What is due now and then: rotation, repairs, what is too old to keep."""
+
+    def reset(self, s: State, address: Address, device_id: int | None, now: Time) -> Done[int]:
+        """Put away the sessions with an account, or one device of it; returns how many."""

@@ -45,7 +45,7 @@ class Receiver:
         self._handled = handled
         self._queries = queries
         self._reader = Reader(engine.scheme.account, engine.scheme.namespace)
-        self._nodes = frozenset({engine.scheme.version.devices_node})
+        self._nodes = engine.scheme.watched
         self._waiting: asyncio.Queue[tuple[Any, Hold | None]] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
         self._followers: set[asyncio.Task[None]] = set()

@@ -25,6 +25,7 @@ MAX_KEYS = 2_048  # in one element, all recipients together
 MAX_PAYLOAD_BYTES = 196_608  # of ciphertext; a stanza of 256 KiB can't carry more in base64
 
 _NS = f"{{{NAMESPACE}}}"
+_ENCRYPTED, _HEADER, _KEYS, _KEY, _PAYLOAD = (_NS + n for n in ("encrypted", "header", "keys", "key", "payload"))
 _TRUE = {"true": True, "1": True, "false": False, "0": False, None: False}
 
 
@@ -63,15 +64,16 @@ def encode(sid: int, keys: Sequence[tuple[Address, Sequence[Key]]], payload: byt
 def decode(data: bytes, own_address: Address, own_id: int) -> Encrypted:
     """Read an <encrypted> for one device. Raises Malformed; other devices' keys are passed over unread."""
     root = xml.parse(data)
-    if root.tag != _NS + "encrypted":
+    if root.tag != _ENCRYPTED:
         raise Malformed("this is not an OMEMO 2 element")
     header = payload = None
     for child in root:
-        if child.tag == _NS + "header" and header is None:
+        tag = child.tag
+        if tag == _HEADER and header is None:
             header = child
-        elif child.tag == _NS + "payload" and payload is None:
+        elif tag == _PAYLOAD and payload is None:
             payload = child
-        elif isinstance(child.tag, str) and child.tag.startswith(_NS):
+        elif tag.startswith(_NS):
             raise Malformed("an <encrypted> has an element too many")
     if header is None:
         raise Malformed("an <encrypted> has no header")
@@ -86,15 +88,15 @@ def _own_key(header: etree._Element, own_address: Address, own_id: str) -> Key |
     found: etree._Element | None = None
     count = 0
     for group in header:
-        if group.tag != _NS + "keys":
+        if group.tag != _KEYS:
             continue
         count += len(group)
         if count > MAX_KEYS:
             raise Malformed(f"an <encrypted> has more than {MAX_KEYS} keys")
         if not _is_ours(group.get("jid"), own_address):
             continue
-        for key in group.iterfind(_NS + "key"):
-            if key.get("rid") != own_id:
+        for key in group:
+            if key.get("rid") != own_id or key.tag != _KEY:
                 continue
             if found is not None:
                 raise Malformed("an <encrypted> has two keys for one device")

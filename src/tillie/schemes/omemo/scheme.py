@@ -12,6 +12,7 @@ from tillie.crypto import sign
 from tillie.crypto.kdf import sha256
 from tillie.crypto.random import random_bytes
 from tillie.directory import omemo as directory
+from tillie.envelope import profile
 from tillie.errors import BadKey, NoRecipients, PeerError, TooLarge, Undecryptable
 from tillie.model import (
     Address,
@@ -47,7 +48,8 @@ from tillie.wire import stanza, xml
 
 MAX_PLAINTEXT = 131_072  # bytes of envelope; in base64 it still fits a stanza of 256 KiB beside 300 devices
 MAX_SEEN = 20_000  # messages remembered as opened, the newest
-FIGHT_WINDOW = 600.0  # seconds
+JUST_READ = 10.0  # seconds; our own list must be as new as that when it is written
+FIGHT_WINDOW = 600.0
 FIGHT_LIMIT = 5  # re-announcements in that window, before we stop and say so (N6)
 
 _NODE_OPTIONS = (("pubsub#access_model", "open"), ("pubsub#persist_items", "true"))
@@ -65,7 +67,10 @@ class Omemo:
     """One account's OMEMO 2. `account` is its bare address, `label` what other devices may show for this one."""
 
     name = "omemo"
+    title = "OMEMO"
     namespace = OMEMO2.namespace
+    profile = profile.OMEMO2
+    watched = frozenset({OMEMO2.devices_node})
 
     def __init__(self, account: Address, *, label: str = "", repair: Repair = Repair.MANUAL) -> None:
         self.account = account
@@ -96,25 +101,29 @@ class Omemo:
         mine = own.load(s)
         return self._own_device(mine) if mine else None
 
-    def publication(self, s: State, what: str, now: Time) -> Publication | None:
+    def publication(self, s: State, what: str, now: Time) -> Done[Publication | None] | Need:
         """The newest bundle or device list of ours, for the wire."""
         mine = own.load(s)
         if mine is None:
-            return None
-        if what == "bundle":
-            return Publication(
-                self.version.bundles_node,
-                str(mine.device_id),
-                directory.encode_bundle(own.bundle(s, mine)),
-                (*_NODE_OPTIONS, ("pubsub#max_items", "max")),
-            )
-        s.put(records.key("announcing"), None)
+            return Done(None)
+        if what == "devices":
+            return self._own_list(s, mine, now)
+        bundle = directory.encode_bundle(own.bundle(s, mine))
+        options = (*_NODE_OPTIONS, ("pubsub#max_items", "max"))
+        return Done(Publication(self.version.bundles_node, str(mine.device_id), bundle, options))
+
+    def _own_list(self, s: State, mine: Own, now: Time) -> Done[Publication | None] | Need:
+        """Read, modify, write: another device may have joined the list since we saw it (N6)."""
         known = contacts.load(s, self.account)
-        others = [d for d in (known.devices if known else ()) if d.listed and d.id != mine.device_id]
+        if known is None or not 0 <= now - known.at < JUST_READ:
+            return Need((Fetch(self.account, self.version.devices_node),))
+        s.put(records.key("announcing"), None)
+        others = [d for d in known.devices if d.listed and d.id != mine.device_id]
         listed = [directory.ListedDevice(d.id, d.label, d.labelsig) for d in others]
         labelsig = sign.sign(mine.seed, self.label.encode()) if self.label else b""
         listed.append(directory.ListedDevice(mine.device_id, self.label, labelsig))
-        return Publication(self.version.devices_node, "current", directory.encode_devices(listed), _NODE_OPTIONS)
+        devices = directory.encode_devices(listed)
+        return Done(Publication(self.version.devices_node, "current", devices, _NODE_OPTIONS))
 
     # -- sending ----------------------------------------------------------------------------------------------------
 
@@ -231,6 +240,10 @@ class Omemo:
         plaintext = None
         if encrypted.payload is not None:
             plaintext = payload.open(self.version, received.secret, encrypted.payload)
+        elif received.secret != payload.EMPTY_SECRET:
+            # "the <payload> element must be present unless an empty OMEMO message is sent": a server that strips it
+            # must not burn the key of the good copy, nor make a message look like one that carries nothing.
+            raise Undecryptable("the payload is missing")
         s.put(seen, records.encode_time(now))
         effects = self._follow(s, mine, sender, encrypted.sid, received, now)
         device = self._known(s, sender, encrypted.sid, received.identity)
@@ -253,26 +266,23 @@ class Omemo:
             # retrieve that user's devices node"
             s.put(records.key("refresh", sender), records.encode_time(now))
         if received.answer:
-            effects.append(self._empty(s, mine, sender, sid, received.answer))
+            effects += self._empty(s, mine, sender, sid)
         if received.used_prekey:
             effects.append(self._publish("bundle"))
         return tuple(effects)
 
-    def _empty(self, s: State, mine: Own, address: Address, device_id: int, ephemeral: bytes) -> Send:
-        """An empty message on one session: it answers a key exchange, moves the ratchet on, and carries nothing."""
-        session = receiving.load_session(s, address, device_id, ephemeral)
+    def _empty(self, s: State, mine: Own, address: Address, device_id: int) -> list[Send]:
+        """An empty message: it answers a key exchange, moves the ratchet on, and carries nothing. It goes out on the
+        session that sends, and not at all where that was put away: a rolled-back session would repeat message keys."""
+        session = sessions.load(s, address, device_id)
         if session is None:
-            raise LookupError("the session to answer on is gone")
+            return []
         session, kex, data = sessions.encrypt(self.version, mine, session, payload.EMPTY_SECRET)
-        current = sessions.load(s, address, device_id)
-        if current is not None and current.ephemeral == ephemeral:
-            sessions.save(s, address, device_id, session)
-        else:
-            sessions.save_old(s, address, device_id, session)
+        sessions.save(s, address, device_id, session)
         sealed = element.encode(mine.device_id, [(address, [element.Key(device_id, kex, data)])], None)
         message_id = random_bytes(12).hex()
-        encryption = stanza.encryption(self.namespace, "OMEMO")
-        return Send(stanza.message(address, message_id, sealed, encryption, kind="chat"), message_id)
+        encryption = stanza.encryption(self.namespace, self.title)
+        return [Send(stanza.message(address, message_id, sealed, encryption, kind="chat"), message_id)]
 
     def _failed(
         self, s: State, sender: Address, sid: int, error: Undecryptable, now: Time
@@ -346,10 +356,13 @@ class Omemo:
 
     def _roll_back(self, s: State) -> tuple[Effect, ...]:
         """The store is older than it was: message keys that it would use next may be used up. Nothing sends with an
-        old session any more, and prekeys get new ids."""
+        old session any more, bundles that were kept are fetched again, and our prekeys get new ids."""
         for name, _ in list(s.scan(records.key("session"))):
             address, _, device_id = name.name.rpartition("/")
             sessions.retire(s, Address(address), int(device_id))
+        sessions.stop_sending(s)
+        for name, _ in list(s.scan(records.key("bundle"))):
+            s.put(name, None)  # its one prekey may have begun a session already
         mine = own.load(s)
         if mine is None:
             return ()
@@ -385,11 +398,11 @@ class Omemo:
     def _make_repair(self, s: State, mine: Own, address: Address, device_id: int, now: Time) -> list[Effect]:
         s.put(records.of_device("repair", address, device_id), None)
         try:
-            session = self._begin(s, mine, address, device_id, now)
+            self._begin(s, mine, address, device_id, now)
         except PeerError as error:
             return [Notice(address, f"no new session with device {device_id}: {error.detail}")]
         s.put(records.of_device("repaired", address, device_id), records.encode_time(now))
-        return [self._empty(s, mine, address, device_id, session.ephemeral)]
+        return [*self._empty(s, mine, address, device_id)]
 
     def reset(self, s: State, address: Address, device_id: int | None, now: Time) -> Done[int]:
         """A person replaces sessions: all of an account or one device's. The next message begins anew; the number of
@@ -419,8 +432,8 @@ class Omemo:
         elif s.get(name) is not None:
             s.put(name, None)
 
-    def opted_out(self, s: State, address: Address) -> bool:
-        return s.get(records.key("opt-out", address)) is not None
+    def blocked(self, s: State, to: Address) -> bool:
+        return s.get(records.key("opt-out", to)) is not None
 
     def _forget_seen(self, s: State) -> None:
         rows = [(records.decode_time(data), name) for name, data in s.scan(records.key("seen"))]
