@@ -44,7 +44,7 @@ def _our_device() -> object:
     def step(s: State) -> Done[object]:
         scheme.learn(s, _no_list(account, scheme), SOME_TIME)
         scheme.prepare(s, SOME_TIME)
-        return Done([scheme.publication(s, what, SOME_TIME) for what in ("bundle", "devices")])
+        return Done([scheme.publication(s, what, SOME_TIME).value for what in ("bundle", "devices")])
 
     return store.run(step)
 

@@ -60,7 +60,7 @@ class OurPair(Pair):
         def step(s: State) -> Done[Sealed] | Need:
             return pipeline.seal(s, device.scheme, Policy.FIRST_USE, message, to, device.now)
 
-        return _run(device, step).value.element
+        return run(device, step).value.element
 
     def open(self, receiver: int, sealed: bytes) -> bytes | None:
         """Through `pipeline.open`; a fresh bundle is made where the step asks for it, as the peer does too."""
@@ -68,15 +68,16 @@ class OurPair(Pair):
         device.now += TICK
         sender = (ALICE, BOB)[1 - receiver]
         got = Arrived(sealed, Stanza("message", Address(sender + "/home"), device.address, "chat", "id"))
-        out = _run(device, lambda s: pipeline.open(s, device.scheme, Policy.FIRST_USE, got, device.now))
+        out = run(device, lambda s: pipeline.open(s, device.scheme, Policy.FIRST_USE, got, device.now))
         for effect in out.effects:
             if isinstance(effect, Publish):
-                device.store.run(lambda s: Done(device.scheme.publication(s, "bundle", device.now)))
+                device.store.run(lambda s: device.scheme.publication(s, "bundle", device.now))
         content = out.value.content
         return content.xml if content else None
 
 
-def _run(device: OurDevice, step: Callable[[State], Done[T] | Need]) -> Committed[T]:
+def run(device: OurDevice, step: Callable[[State], Done[T] | Need]) -> Committed[T]:
+    """One step, its needs answered from the server's dict and learned."""
     for _ in range(4):
         out = device.store.run(step)
         if isinstance(out, Committed):
