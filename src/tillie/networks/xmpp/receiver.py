@@ -35,7 +35,14 @@ class Receiver:
     """One client's incoming stanzas. `archive_id` is the newest message of our archive that was processed."""
 
     def __init__(
-        self, client: Any, engine: Engine, handled: Handled, queries: Container[str], *, acknowledge: bool
+        self,
+        client: Any,
+        engine: Engine,
+        handled: Handled,
+        queries: Container[str],
+        nodes: Container[str],
+        *,
+        acknowledge: bool,
     ) -> None:
         self.archive_id = ""
         self.catching_up = False  # live messages are ahead of the archive: they don't move the position

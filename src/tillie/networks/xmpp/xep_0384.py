@@ -11,6 +11,7 @@ import asyncio
 import logging
 from typing import Any, ClassVar
 
+from slixmpp import JID
 from slixmpp.plugins import BasePlugin
 from slixmpp.plugins.base import register_plugin
 from slixmpp.stanza import Iq, Message, Presence
@@ -18,7 +19,7 @@ from slixmpp.stanza import Iq, Message, Presence
 from tillie import store as stores
 from tillie.engine import TICK_INTERVAL, Engine
 from tillie.envelope import policy as sealing
-from tillie.errors import NetworkError, StoreMismatch, UsageError
+from tillie.errors import NetworkError, StoreMismatch, TillieError, UsageError
 from tillie.model import Address, Content, Notice, Sealed
 from tillie.networks.xmpp import catch_up, xep_0380, xep_0420
 from tillie.networks.xmpp.acknowledgements import Handled
@@ -80,7 +81,12 @@ class XEP_0384(BasePlugin):
         self.network.engine = self.engine
         self.archive = Archive(self.network.ask)
         self.receiver = Receiver(
-            client, self.engine, Handled(client), self.archive.queries, acknowledge=self.auto_acknowledge
+            client,
+            self.engine,
+            Handled(client),
+            self.archive.queries,
+            frozenset({self.scheme.version.devices_node}),
+            acknowledge=self.auto_acknowledge,
         )
         self._work: asyncio.Task[None] | None = None
         self._ticking: asyncio.Task[None] | None = None
@@ -145,11 +151,12 @@ class XEP_0384(BasePlugin):
     async def _guarded(self, work: Any) -> None:
         try:
             await work
-        except NetworkError as error:
+        except Exception as error:  # noqa: BLE001  a task of ours has no caller: the program hears of it
             self._notice(Notice(self.account, f"not ready: {error}"))
-        except Exception as error:  # noqa: BLE001  a task of ours has no caller: slixmpp tells the program
             client: Any = self.xmpp
-            client.exception(error)
+            client.event("omemo_not_ready", error)
+            if not isinstance(error, TillieError):
+                client.exception(error)
 
     async def _begin(self) -> None:
         """After login: our device, then what came while we were away, then the end of catching up."""
@@ -164,7 +171,7 @@ class XEP_0384(BasePlugin):
         if self.catch_up and position is not None:
             await self._catch_up(position)
         # What the server has for us, it has sent before it answers this (RFC 6120 section 10.1).
-        await self.xmpp.plugin["xep_0199"].ping(self.xmpp.boundjid.host, timeout=self.timeout)
+        await self.xmpp.plugin["xep_0199"].ping(JID(self.xmpp.boundjid.host), timeout=self.timeout)
         await self.receiver.drained()
         await self.engine.catch_up(ended=True)
         self.xmpp.event("omemo_caught_up", self.engine)

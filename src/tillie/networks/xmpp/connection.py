@@ -1,0 +1,218 @@
+"""One account, logged in to its XMPP server and kept there: a slixmpp client with the plugins, for `client`.
+
+Certificates and host names are checked, over STARTTLS or direct TLS; there is no way to turn that off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import slixmpp
+
+from tillie.engine import DecisionMaker, Engine
+from tillie.errors import AuthenticationFailed, NetworkError, Unreachable, UsageError
+from tillie.model import Address, Notice
+from tillie.networks.xmpp.stream import StreamViolation
+from tillie.pipeline import Policy
+from tillie.store import Store
+
+TIMEOUT = 30.0  # seconds for a login, DNS and TLS included
+READY_TIMEOUT = 90.0  # seconds until our device is announced
+CLOSE_TIMEOUT = 3.0
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 120.0  # seconds between two attempts to come back
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Where and as whom. `server` is "" (found by DNS) or "host:port", `ca_file` a PEM file of the only authority that
+    is trusted then."""
+
+    address: Address
+    password: str = field(repr=False)
+    server: str = ""
+    direct_tls: bool = False
+    ca_file: str = ""
+
+    @property
+    def host_and_port(self) -> tuple[str, int] | None:
+        if not self.server:
+            return None
+        host, colon, port = self.server.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+            raise UsageError(f"'{self.server}' is not a server: write host:port.")
+        return host, int(port)
+
+
+class Connection:
+    """An account's engine on a network that is logged in. It comes back by itself when the connection breaks."""
+
+    def __init__(self, login: Login, store: Store, options: dict[str, Any], *, listening: bool) -> None:
+        self._login = login
+        self._listening = listening
+        self._closing = False
+        self._outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._returning: asyncio.Task[None] | None = None
+        self._pause = FIRST_PAUSE
+        self._refusal = Unreachable()  # of the last way that was tried; there may be several
+        self._client: Any = self._make_client()
+        self._client.register_plugin("xep_0384", {"store": store, **options}, module="tillie.networks.xmpp.xep_0384")
+        self.plugin = self._client.plugin["xep_0384"]
+
+    @property
+    def engine(self) -> Engine:
+        engine: Engine = self.plugin.engine
+        return engine
+
+    async def close(self) -> None:
+        """Log out. The store stays open: it belongs to whoever opened it."""
+        self._closing = True
+        if self._returning is not None:
+            self._returning.cancel()
+        client = self._client
+        if client.transport is not None:
+            if self.plugin.network.online:
+                client.send_presence(ptype="unavailable") if self._listening else None
+            try:
+                await asyncio.wait_for(client.disconnect(CLOSE_TIMEOUT / 2), CLOSE_TIMEOUT)
+            except TimeoutError:
+                client.abort()
+        client.cancel_connection_attempt()
+        client.plugin.disable("xep_0384")
+        if client._run_out_filters is not None:
+            client._run_out_filters.cancel()
+
+    # -- the client ---------------------------------------------------------------------------------------------------
+
+    def _make_client(self) -> Any:
+        client: Any = slixmpp.ClientXMPP(self._login.address, self._login.password, ssl_context=self._tls())
+        client.enable_direct_tls = self._login.direct_tls or not self._login.server
+        client.enable_starttls = not self._login.direct_tls
+        client.enable_plaintext = False
+        client.add_event_handler("omemo_ready", self._ready)
+        client.add_event_handler("session_resumed", self._online)
+        client.add_event_handler("failed_auth", lambda _: self._fail(AuthenticationFailed()))
+        client.add_event_handler("failed_all_auth", lambda _: self._fail(AuthenticationFailed()))
+        client.add_event_handler(
+            "no_auth", lambda _: self._fail(AuthenticationFailed("It offers no way that is safe."))
+        )
+        client.add_event_handler("connection_failed", self._refused)
+        client.add_event_handler("reconnect_delay", lambda _: self._fail(self._refusal))
+        client.add_event_handler("omemo_not_ready", self._fail)
+        client.add_event_handler("ssl_invalid_chain", self._untrusted)
+        client.add_event_handler("stream_violation", self._violated)
+        client.add_event_handler("disconnected", self._disconnected)
+        return client
+
+    def _tls(self) -> ssl.SSLContext:
+        try:
+            return ssl.create_default_context(cafile=self._login.ca_file or None)
+        except (OSError, ssl.SSLError) as error:
+            raise UsageError(f"The file of authorities '{self._login.ca_file}' can't be read: {error}.") from None
+
+    async def log_in(self) -> None:
+        """Returns when the engine is ready. Raises `AuthenticationFailed`, `Unreachable`, or what the store raises."""
+        self._dial()
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                while not self.plugin.network.online and not self._outcome.done():
+                    await asyncio.wait([self._outcome], timeout=0.02)
+            async with asyncio.timeout(READY_TIMEOUT):
+                await self._outcome
+        except TimeoutError:
+            raise Unreachable("The server did not answer in time.") from None
+
+    def _dial(self) -> None:
+        place = self._login.host_and_port
+        if place is None:
+            self._client.connect()
+        else:
+            self._client.connect(*place)
+
+    # -- what happens -------------------------------------------------------------------------------------------------
+
+    def _ready(self, _: object) -> None:
+        if self._listening:
+            self._client.send_presence()
+        self._online(None)
+        if not self._outcome.done():
+            self._outcome.set_result(None)
+
+    def _online(self, _: object) -> None:
+        self._pause = FIRST_PAUSE
+
+    def _fail(self, error: Exception) -> None:
+        if not self._outcome.done():
+            self._client.cancel_connection_attempt()
+            self._outcome.set_exception(error)
+
+    def _refused(self, why: object) -> None:
+        self._refusal = _refusal(why)
+
+    def _untrusted(self, error: object) -> None:
+        self._fail(_refusal(error))
+        self._client.abort()
+
+    def _violated(self, error: StreamViolation) -> None:
+        self._fail(Unreachable(error.detail))
+
+    def _disconnected(self, why: object) -> None:
+        self._fail(_refusal(why))
+        wanted = not self._closing and self._outcome.done() and self._outcome.exception() is None
+        if wanted and (self._returning is None or self._returning.done()):
+            self._returning = asyncio.ensure_future(self._come_back())
+
+    async def _come_back(self) -> None:
+        await asyncio.sleep(self._pause)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        self._dial()
+
+
+async def connect(
+    login: Login,
+    store: Store,
+    *,
+    listening: bool = True,
+    policy: Policy = Policy.BLIND,
+    decide: DecisionMaker | None = None,
+    notice: Callable[[Notice], None] | None = None,
+    label: str = "",
+    history: bool = False,
+) -> Connection:
+    """Log in and make the engine ready. `listening` sends presence: offline messages come, others may see us.
+
+    What is opened waits in the engine's inbox until the program acknowledges it. Raises `AuthenticationFailed`,
+    `Unreachable`, `UsageError`, and what the store raises.
+    """
+    options = {
+        "policy": policy.value,
+        "decide": decide,
+        "label": label,
+        "history": history,
+        "auto_acknowledge": False,
+        "catch_up": listening,
+    }
+    connection = Connection(login, store, options, listening=listening)
+    if notice is not None:
+        connection._client.add_event_handler("omemo_notice", notice)
+    try:
+        await connection.log_in()
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+def _refusal(why: object) -> Unreachable:
+    if isinstance(why, ssl.SSLCertVerificationError):
+        return Unreachable(
+            f"Its certificate is not to be trusted: {why.verify_message}.",
+            hint="Check the server's name, or --ca-file.",
+        )
+    if isinstance(why, (OSError, NetworkError)):
+        return Unreachable(f"{str(why).rstrip('.')}.")
+    return Unreachable(f"{why.rstrip('.')}." if isinstance(why, str) and why else "")
