@@ -42,7 +42,12 @@ VERSION = len(MIGRATIONS)
 
 
 def connect(path: Path, key: bytes) -> sqlite.Connection:
-    """A connection with SQLCipher's raw key set. Nothing is read yet: a wrong key shows with the first statement."""
+    """A connection to an existing file (perhaps an empty one), with SQLCipher's raw key set.
+
+    Nothing is read yet: a wrong key shows with the first statement. Raises `StoreDamaged` if not even a page is left.
+    """
+    if 0 < path.stat().st_size < PAGE:  # SQLite would take some of these for a new file
+        raise StoreDamaged(f"{path} is cut short.")
     connection = sqlite.connect(
         str(path), isolation_level=None, timeout=BUSY_SECONDS, check_same_thread=False, cached_statements=64
     )
@@ -73,6 +78,7 @@ _UNWRITABLE = frozenset(
     (sqlite.SQLITE_READONLY, sqlite.SQLITE_FULL, sqlite.SQLITE_CANTOPEN, sqlite.SQLITE_PERM, sqlite.SQLITE_IOERR)
 )
 _DAMAGED = frozenset((sqlite.SQLITE_CORRUPT, sqlite.SQLITE_NOTADB, sqlite.SQLITE_FORMAT))
+_UNREADABLE = frozenset((sqlite.SQLITE_IOERR_READ, sqlite.SQLITE_IOERR_SHORT_READ))
 _BUSY = frozenset((sqlite.SQLITE_BUSY, sqlite.SQLITE_LOCKED))
 
 
@@ -89,13 +95,11 @@ def translated(opening: Path | None = None) -> Iterator[None]:
 
 def translate(error: sqlite.Error, opening: Path | None = None) -> StoreError:
     """One of SQLite's errors as ours. The text is SQLite's own, which never quotes a value."""
-    code = getattr(error, "sqlite_errorcode", sqlite.SQLITE_ERROR) & 0xFF
+    extended = getattr(error, "sqlite_errorcode", sqlite.SQLITE_ERROR)
+    code = extended & 0xFF
     if code == sqlite.SQLITE_NOTADB and opening is not None:
-        # The first page does not decrypt: the key is wrong, this never was a store, or not even one page is left of it.
-        if opening.stat().st_size < PAGE:
-            return StoreDamaged(f"{opening} is cut short.")
         return StoreLocked(f"{opening} was made with another key, or is not a store.")
-    if code in _DAMAGED:
+    if code in _DAMAGED or extended in _UNREADABLE:
         return StoreDamaged(f"{error}.")
     if code in _UNWRITABLE:
         return StoreUnwritable(f"{error}.")
