@@ -1,0 +1,235 @@
+"""A network in this process, with the seam and the habits of a real one: published items with notifications, messages
+to every device of an account, copies to the sender's other devices, an archive for who was away.
+
+For tests, and for the demo where no server is to be had. `LocalServer.traffic` is everything that crossed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tillie.crypto.random import random_bytes
+from tillie.engine import DecisionMaker, Engine
+from tillie.errors import Malformed, StoreError, Unreachable
+from tillie.model import Address, Arrived, Done, Fetch, Fetched, Key, Notice, Publication, Send, Stanza, State, Time
+from tillie.pipeline import Policy
+from tillie.schemes.omemo import Omemo, Repair
+from tillie.store import Store
+from tillie.wire import xml
+
+_ENCRYPTED = "encrypted"
+_ORIGIN_ID = "{urn:xmpp:sid:0}origin-id"
+_POSITION = Key("local", "archive", "position")
+
+
+class Archived(NamedTuple):
+    """One message as the server keeps it."""
+
+    sender: Address  # full
+    to: Address
+    at: Time
+    stanza: bytes
+
+
+class LocalServer:
+    """All accounts of the world on one server without a wire. `archive` and `traffic` are what it has seen."""
+
+    def __init__(self, *, clock: Callable[[], Time] = time.time) -> None:
+        self.archive: list[Archived] = []
+        self.traffic: list[bytes] = []
+        self.items: dict[tuple[Address, str], dict[str, bytes]] = {}  # newest last
+        self.clock = clock
+        self._online: list[LocalConnection] = []
+
+    async def connect(
+        self,
+        account: Address,
+        store: Store,
+        *,
+        listening: bool = True,
+        policy: Policy = Policy.BLIND,
+        decide: DecisionMaker | None = None,
+        notice: Callable[[Notice], None] | None = None,
+        label: str = "",
+        history: bool = False,
+        repair: Repair = Repair.MANUAL,
+    ) -> LocalConnection:
+        """As `networks.xmpp.connection.connect`, without a password."""
+        scheme = Omemo(account, label=label, repair=repair)
+        connection = LocalConnection(self, account)
+        connection.engine = Engine(
+            store,
+            connection,
+            scheme,
+            policy=policy,
+            decide=decide,
+            notice=notice or (lambda _: None),
+            clock=self.clock,
+            history=history,
+        )
+        await connection.open(listening=listening)
+        return connection
+
+    def route(self, sender: LocalConnection, stanza: bytes) -> None:
+        """Take a message: into the archive, to every listening device of the recipient, and copies to the sender's."""
+        message = xml.parse(stanza)
+        to = Address(message.get("to", ""))
+        self.traffic.append(stanza)
+        self.archive.append(Archived(sender.address, to, self.clock(), stanza))
+        for end in list(self._online):
+            if end is not sender and end.listening and end.account in (to.bare, sender.account):
+                end.deliver(len(self.archive) - 1, "live" if end.account == to.bare else "carbon")
+
+    def publish(self, account: Address, publication: Publication) -> None:
+        self.traffic.append(publication.payload)
+        items = self.items.setdefault((account, publication.node), {})
+        items.pop(publication.item, None)
+        items[publication.item] = publication.payload
+        for end in list(self._online):
+            if publication.node in end.interests:
+                end.notify(Fetched(account, publication.node, publication.item, publication.payload, pushed=True))
+
+    def fetch(self, ask: Fetch) -> Fetched:
+        items = self.items.get((ask.address, ask.node), {})
+        name = ask.item or next(reversed(items), "")
+        payload = items.get(name)
+        return Fetched(ask.address, ask.node, name, payload, "" if payload is not None else "item-not-found")
+
+
+class LocalConnection:
+    """One device on the server: the engine's `Network`, and what arrives for it, in order."""
+
+    engine: Engine
+
+    def __init__(self, server: LocalServer, account: Address) -> None:
+        self.account = account
+        self.address = Address(f"{account}/{random_bytes(6).hex()}")
+        self.listening = False
+        self._server = server
+        self._arrivals: asyncio.Queue[tuple[int, str] | Fetched | asyncio.Future[None]] = asyncio.Queue()
+        self._worker: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def interests(self) -> frozenset[str]:
+        """The nodes whose changes we want to hear of, while we listen."""
+        scheme = self.engine.scheme
+        return frozenset({f"{scheme.namespace}:devices"}) if self.listening else frozenset()
+
+    async def open(self, *, listening: bool = True) -> None:
+        """Log in: our device, and then, if `listening`, what the archive holds since we were here last."""
+        self._server._online.append(self)
+        is_new = await self.engine.drive(lambda s: Done(s.get(_POSITION) is None))
+        if is_new:
+            await self._keep(len(self._server.archive))  # what is there already was not sealed for this device
+        await self.engine.start()
+        self._worker = asyncio.ensure_future(self._work())
+        if not listening:
+            return
+        await self.engine.catch_up(ended=False)
+        self.listening = True
+        start = await self.engine.drive(lambda s: Done(int(s.get(_POSITION) or b"0")))
+        for number in range(start, len(self._server.archive)):
+            entry = self._server.archive[number]
+            if self.account in (entry.to.bare, entry.sender.bare) and entry.sender != self.address:
+                self.deliver(number, "archive")
+        await self.drained()
+        await self.engine.catch_up(ended=True)
+
+    async def close(self) -> None:
+        """Log out. The store stays open."""
+        if self in self._server._online:
+            self._server._online.remove(self)
+        self.listening = False
+        self.engine.disconnected()
+        for task in (self._worker, *self._tasks):
+            if task is not None:
+                task.cancel()
+
+    async def drained(self) -> None:
+        """Returns when everything that has arrived up to now is committed."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._arrivals.put_nowait(done)
+        await done
+
+    # -- the engine's Network -----------------------------------------------------------------------------------------
+
+    async def send(self, item: Send) -> None:
+        self._require_connection()
+        self._server.route(self, item.stanza)
+        self._later(self.engine.acknowledged(item.id))
+
+    async def fetch(self, ask: Fetch) -> Fetched:
+        self._require_connection()
+        return self._server.fetch(ask)
+
+    async def publish(self, publication: Publication) -> None:
+        self._require_connection()
+        self._server.publish(self.account, publication)
+
+    # -- what arrives -------------------------------------------------------------------------------------------------
+
+    def deliver(self, number: int, via: str) -> None:
+        self._arrivals.put_nowait((number, via))
+
+    def notify(self, fact: Fetched) -> None:
+        self._arrivals.put_nowait(fact)
+
+    async def _work(self) -> None:
+        while True:
+            what = await self._arrivals.get()
+            if isinstance(what, asyncio.Future):
+                if not what.done():
+                    what.set_result(None)
+            elif isinstance(what, Fetched):
+                self._later(self.engine.learn(what))
+            else:
+                await self._open(*what)
+
+    async def _open(self, number: int, via: str) -> None:
+        arrived = _read(self._server.archive[number], via)
+        if arrived is None:
+            return
+        try:
+            received = await self.engine.receive(arrived)
+            await self._keep(number + 1)
+        except StoreError:
+            await self.close()  # the archive keeps it until the store works again
+            raise
+        self._later(self.engine.after_receiving(received.opened))
+
+    async def _keep(self, position: int) -> None:
+        def step(s: State) -> Done[None]:
+            s.put(_POSITION, str(position).encode())
+            return Done(None)
+
+        await self.engine.drive(step)
+
+    def _later(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _require_connection(self) -> None:
+        if self not in self._server._online:
+            raise Unreachable("There is no connection.")
+
+
+def _read(entry: Archived, via: str) -> Arrived | None:
+    """The sealed element of an archived message; None if there is none that is ours to open."""
+    try:
+        message = xml.parse(entry.stanza)
+    except Malformed:
+        return None
+    sealed = [child for child in message if child.tag.endswith("}" + _ENCRYPTED)]
+    if len(sealed) != 1:
+        return None
+    origin = message.find(_ORIGIN_ID)
+    stanza_id = message.get("id", "") if origin is None else origin.get("id", "")
+    siblings = tuple(xml.serialise(child) for child in message if child is not sealed[0])
+    stamp = entry.at if via == "archive" else None
+    around = Stanza("message", entry.sender, entry.to, message.get("type", ""), stanza_id, stamp, siblings, via)
+    return Arrived(xml.serialise(sealed[0]), around)
