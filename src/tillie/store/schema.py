@@ -78,7 +78,7 @@ _UNWRITABLE = frozenset(
     (sqlite.SQLITE_READONLY, sqlite.SQLITE_FULL, sqlite.SQLITE_CANTOPEN, sqlite.SQLITE_PERM, sqlite.SQLITE_IOERR)
 )
 _DAMAGED = frozenset((sqlite.SQLITE_CORRUPT, sqlite.SQLITE_NOTADB, sqlite.SQLITE_FORMAT))
-_UNREADABLE = frozenset((sqlite.SQLITE_IOERR_READ, sqlite.SQLITE_IOERR_SHORT_READ))
+_UNREADABLE = frozenset((sqlite.SQLITE_IOERR | 1 << 8, sqlite.SQLITE_IOERR | 2 << 8))  # IOERR_READ, IOERR_SHORT_READ
 _BUSY = frozenset((sqlite.SQLITE_BUSY, sqlite.SQLITE_LOCKED))
 
 
