@@ -93,7 +93,8 @@ class Omemo:
         if not contacts.is_fresh(known, now):
             return Need((Fetch(self.account, self.version.devices_node),))
         taken = frozenset(device.id for device in known.devices) if known else frozenset()
-        mine = own.create(s, own.new_device_id(taken), seed or random_bytes(sign.KEY), now)
+        identity = seed or own.take_restored(s) or random_bytes(sign.KEY)
+        mine = own.create(s, own.new_device_id(taken), identity, now)
         s.put(records.key("announcing"), records.encode_time(now))
         return Done(self._own_device(mine), (self._publish("bundle"), self._publish("devices")))
 
