@@ -22,7 +22,6 @@ MAX_ELEMENTS = 16_384
 MAX_DEPTH = 64
 MAX_ATTRIBUTES = 512  # of one element, namespace declarations included
 MAX_DECLARATION_BYTES = 200
-XML_NAMESPACE = "http://www.w3.org/XML/1998/namespace"
 
 Element: TypeAlias = etree._Element
 
