@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from binascii import b2a_base64
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -26,6 +27,13 @@ MAX_PAYLOAD_BYTES = 196_608  # of ciphertext; a stanza of 256 KiB can't carry mo
 
 _NS = f"{{{NAMESPACE}}}"
 _ENCRYPTED, _HEADER, _KEYS, _KEY, _PAYLOAD = (_NS + n for n in ("encrypted", "header", "keys", "key", "payload"))
+_NUMBER, _CODED, _NAME = rb"'[1-9][0-9]{0,9}'", rb"[A-Za-z0-9+/=]*+", rb"[a-z0-9-]++(?:\.[a-z0-9-]++)*+"
+_PLAIN_KEY = rb"<key(?: rid=N(?: kex='true')?+| kex='true' rid=N)>".replace(b"N", _NUMBER) + _CODED + rb"</key>"
+_PLAIN_KEYS = rb"<keys jid='(?:" + _NAME + rb"@)?+" + _NAME + rb"'>(?:" + _PLAIN_KEY + rb")++</keys>"
+_PLAIN = re.compile(
+    rb"<encrypted xmlns='urn:xmpp:omemo:2'><header sid='([1-9][0-9]{0,9})'>((?:" + _PLAIN_KEYS + rb")++)</header>"
+    rb"(?:<payload>(" + _CODED + rb")</payload>)?+</encrypted>"
+)
 _TRUE = {"true": True, "1": True, "false": False, "0": False, None: False}
 
 
@@ -63,6 +71,39 @@ def encode(sid: int, keys: Sequence[tuple[Address, Sequence[Key]]], payload: byt
 
 def decode(data: bytes, own_address: Address, own_id: int) -> Encrypted:
     """Read an <encrypted> for one device. Raises Malformed; other devices' keys are passed over unread."""
+    return _decode_plain(data, own_address, own_id) or _decode_tree(data, own_address, own_id)
+
+
+def _decode_plain(data: bytes, own_address: Address, own_id: int) -> Encrypted | None:
+    """A short cut for an element as OMEMO software writes it: a tenth of what a tree costs when it has many keys.
+
+    It takes only what `_decode_tree` takes too, with the same meaning (a property test holds both against each other);
+    everything else is None and goes there.
+    """
+    if b'"' in data:
+        if b"'" in data:
+            return None
+        data = data.replace(b'"', b"'")
+    found = _PLAIN.fullmatch(data) if len(data) <= xml.MAX_STANZA_BYTES else None
+    if found is None:
+        return None
+    sid, groups, coded = found.groups()
+    _, ours, after = groups.partition(b"<keys jid='%b'>" % own_address.encode())
+    after, _, others = after.partition(b"</keys>")
+    mark = b" rid='%d'" % own_id
+    if not ours or ours in others or after.count(mark) > 1 or data.count(b"<key ") > MAX_KEYS:
+        return None
+    key = None
+    start, marked, rest = after.partition(mark)
+    if marked:
+        attribute, _, rest = rest.partition(b">")
+        kex = bool(attribute) or start.endswith(b" kex='true'")
+        key = Key(own_id, kex, base64.decode(rest.partition(b"<")[0], max_bytes=MAX_KEY_BYTES))
+    payload = None if coded is None else base64.decode(coded, max_bytes=MAX_PAYLOAD_BYTES)
+    return Encrypted(parse_id(sid.decode()), key, payload)
+
+
+def _decode_tree(data: bytes, own_address: Address, own_id: int) -> Encrypted:
     root = xml.parse(data)
     if root.tag != _ENCRYPTED:
         raise Malformed("this is not an OMEMO 2 element")

@@ -11,11 +11,11 @@ later.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tillie.errors import BadKey, Undecryptable
-from tillie.model import Address, Notice, State, Time
-from tillie.schemes.omemo import contacts, messages, own, payload, ratchet, records, sessions, x3dh
+from tillie.model import Address, State, Time
+from tillie.schemes.omemo import contacts, messages, own, payload, ratchet, sessions, x3dh
 from tillie.schemes.omemo.messages import KeyExchange
 from tillie.schemes.omemo.records import Own, Session
 from tillie.schemes.omemo.sessions import Got
@@ -24,8 +24,7 @@ from tillie.schemes.omemo.version import Version
 CROSSING = 60.0  # seconds
 
 
-@dataclass(slots=True)
-class Received:
+class Received(NamedTuple):
     """What one <key> turned out to be: the sender's identity key, the secret, and what must follow.
 
     `answer` asks for an empty message on the session that sends; `used_prekey` says that the bundle changed.
@@ -35,7 +34,6 @@ class Received:
     secret: bytes
     answer: bool = False
     used_prekey: bool = False
-    notices: list[Notice] = field(default_factory=list)
 
 
 def receive(
