@@ -8,7 +8,7 @@ from bench.measure import Figure, Operation, Side, Target
 from bench.pairs import ALICE, first_open, first_seal
 from bench.peers import pairs
 from bench.steady import floor_opening, floor_side, the_floor
-from tillie.model import Address, Done, Fetched, State
+from tillie.model import Address, Done, Fetched, Need, State
 from tillie.schemes.omemo import Omemo
 from tillie.store import MemoryStore
 
@@ -40,17 +40,17 @@ def _our_device() -> object:
     """An identity and 100 prekeys in a store, and the bytes of the bundle and the device list."""
     account = Address(ALICE)
     scheme, store = Omemo(account), MemoryStore(account)
+    no_list = Fetched(account, scheme.version.devices_node, "", None, "item-not-found")
 
     def step(s: State) -> Done[object]:
-        scheme.learn(s, _no_list(account, scheme), SOME_TIME)
+        scheme.learn(s, no_list, SOME_TIME)
         scheme.prepare(s, SOME_TIME)
-        return Done([scheme.publication(s, what, SOME_TIME).value for what in ("bundle", "devices")])
+        published = [scheme.publication(s, what, SOME_TIME) for what in ("bundle", "devices")]
+        if any(isinstance(item, Need) for item in published):
+            raise RuntimeError("a new device needs more than its account's list")
+        return Done(published)
 
     return store.run(step)
-
-
-def _no_list(account: Address, scheme: Omemo) -> Fetched:
-    return Fetched(account, scheme.version.devices_node, "", None, "item-not-found")
 
 
 def _repeated(operation: Operation) -> Side:

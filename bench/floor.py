@@ -30,7 +30,7 @@ from nacl.bindings import (
 
 SHA256 = hashes.SHA256()
 ZEROS = bytes(32)
-PADDING = 100  # bytes of rpad: the mean of 0-200
+ENVELOPE = 612  # bytes: padded to 512, and 100 more, the mean of 0-200 (XEP-0420 section "Affix Elements")
 PREKEYS = 100
 _BYTES, _UINT32, _MESSAGE = 12, 13, 11  # FieldDescriptorProto.Type
 _REQUIRED, _OPTIONAL = 2, 1
@@ -58,9 +58,7 @@ def _messages() -> dict[str, type]:
                 field.type_name = ".bench_omemo.Authenticated"
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"bench_omemo.{name}")) for name in fields
-    }
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"bench_omemo.{name}")) for name in fields}
 
 
 _CLASSES = _messages()
@@ -85,13 +83,15 @@ def decrypt_cbc(key: bytes, iv: bytes, data: bytes) -> bytes:
 # -- the parts ------------------------------------------------------------------------------------------------------
 
 
+_HEAD, _MIDDLE = b"<envelope xmlns='urn:xmpp:sce:1'><content>", b"</content><from jid='alice@a.example'/><rpad>"
+_TAIL = b"</rpad></envelope>"
+
+
 def envelope(content: bytes) -> bytes:
     """Random padding and the bytes of an `<envelope>`."""
-    rpad = b2a_base64(urandom(PADDING * 3 // 4), newline=False)
-    return b"<envelope xmlns='urn:xmpp:sce:1'><content>%b</content><rpad>%b</rpad><from jid='alice@a.example'/>" % (
-        content,
-        rpad,
-    ) + (b"</envelope>")
+    missing = ENVELOPE - len(content) - len(_HEAD) - len(_MIDDLE) - len(_TAIL)
+    rpad = b2a_base64(urandom(missing * 3 // 4 + 1), newline=False)[:missing]
+    return b"".join((_HEAD, content, _MIDDLE, rpad, _TAIL))
 
 
 def seal_payload(plaintext: bytes) -> tuple[bytes, bytes]:
@@ -163,7 +163,11 @@ class Floor:
         self.seed = urandom(32)
         self.identity, self.secret = crypto_sign_seed_keypair(self.seed)
         self.signature = crypto_sign(self.public, self.secret)[:64]
-        keys = ((b"<spk id='1'>%b</spk>", self.public), (b"<spks>%b</spks>", self.signature), (b"<ik>%b</ik>", self.identity))
+        keys = (
+            (b"<spk id='1'>%b</spk>", self.public),
+            (b"<spks>%b</spks>", self.signature),
+            (b"<ik>%b</ik>", self.identity),
+        )
         self.bundle = b"<bundle xmlns='urn:xmpp:omemo:2'>%b<prekeys>%b</prekeys></bundle>" % (
             b"".join(line % b2a_base64(key, newline=False) for line, key in keys),
             b"".join(

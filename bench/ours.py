@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from bench.pairs import ALICE, BOB, Pair, content_bytes
 from support.our_device import OurDevice
 from support.pep import PepServer
-
-from bench.pairs import ALICE, BOB, Pair, content_bytes
 from tillie import pipeline
 from tillie.model import Address, Arrived, Content, Done, Fetch, Need, Publish, Sealed, Stanza, State
 from tillie.pipeline import Policy

@@ -16,12 +16,12 @@ from typing import Any
 
 import omemo
 import twomemo.etree
-from support.pep import BUNDLES_NODE, DEVICES_ITEM, DEVICES_NODE, NS, PepServer
-from support.twomemo_peer import Memory, TwomemoPeer, create_manager, drive, session_manager
 from twomemo.twomemo import Twomemo
 
 from bench.measure import Operation, Side
 from bench.pairs import ALICE, BOB, Pair, envelope_bytes
+from support.pep import BUNDLES_NODE, DEVICES_ITEM, DEVICES_NODE, NS, PepServer
+from support.twomemo_peer import Memory, TwomemoPeer, create_manager, drive, session_manager
 
 PREKEYS = 100
 NEW_DEVICES = 3

@@ -21,11 +21,14 @@ def pairs(count: int = 1, devices: int = 1) -> dict[str, list[Pair]]:
     }
 
 
-@lru_cache(2)
+_kept = lru_cache(2)(pairs)
+
+
 def met(count: int = 1, devices: int = 1) -> dict[str, list[Pair]]:
-    """The same after the first message and its answer."""
-    made = pairs(count, devices)
+    """The same after the first message and its answer, with nothing left over from the figure before."""
+    made = _kept(count, devices)
     for side in made.values():
         for pair in side:
+            pair.forget()
             pair.meet()
     return made

@@ -13,7 +13,10 @@ from pathlib import Path
 from bench.measure import Result
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
-PACKAGES = ("tillie", "cryptography", "PyNaCl", "lxml", "protobuf", "slixmpp", "sqlcipher3", "omemo", "twomemo", "doubleratchet", "x3dh")
+PACKAGES = (
+    "tillie", "cryptography", "PyNaCl", "lxml", "protobuf", "slixmpp", "sqlcipher3", "omemo", "twomemo", "doubleratchet",
+    "x3dh",
+)  # fmt: skip
 SIDES = ("ours", "peer", "peer_bare", "floor")
 BUSY = 0.5  # of a core, in the minute before the run: more than that disturbs what is measured
 HEADINGS = ("figure", "ours", "peer", "bare", "floor", "peer/ours", "bare/ours", "ours/floor", "target", "met")
@@ -50,7 +53,9 @@ def table(results: Sequence[Result]) -> str:
     rows = [HEADINGS]
     for result in results:
         if result.error:
-            rows.append((result.figure.name, "-", "-", "-", "-", "-", "-", "-", _target(result), f"failed: {result.error}"))
+            rows.append(
+                (result.figure.name, "-", "-", "-", "-", "-", "-", "-", _target(result), f"failed: {result.error}")
+            )
             continue
         rows.append(
             (

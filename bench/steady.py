@@ -61,9 +61,7 @@ def _encrypt_pingpong() -> Figure:
 
 
 def _encrypt_many() -> Figure:
-    sides = {
-        name: steady_seal(pair, MANY_BATCH if name == "ours" else 1) for name, (pair,) in met(1, MANY).items()
-    }
+    sides = {name: steady_seal(pair, MANY_BATCH if name == "ours" else 1) for name, (pair,) in met(1, MANY).items()}
     sides["floor"] = floor_side(partial(the_floor().encrypt, devices=MANY), MANY_BATCH)
     return Figure("omemo.encrypt.100", sides, Target(peer_ratio=15, floor_ratio=2), rounds=MANY_ROUNDS)
 

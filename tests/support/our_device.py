@@ -64,18 +64,25 @@ class OurDevice:
 
     def run(self, step: Callable[[State], Done[T] | Need]) -> T:
         """One step to its end: what it needs is fetched from the server and learned, what it sends goes out."""
+        value = self._drive(step)
+        self._flush()
+        return value
+
+    def _drive(self, step: Callable[[State], Done[T] | Need]) -> T:
         for _ in range(ROUNDS):
             done = self.store.run(step)
             if not isinstance(done, Need):
-                self._flush()
                 return done.value
             for ask in done.asks:
                 assert isinstance(ask, Fetch)
-                self.learn(self.server.fetch(ask))
+                self._learn(self.server.fetch(ask))
         raise NoProgress(repr(done))
 
-    def learn(self, fact: Fact) -> None:
+    def _learn(self, fact: Fact) -> None:
         self.store.run(lambda s: self.scheme.learn(s, fact, self.now))
+
+    def learn(self, fact: Fact) -> None:
+        self._learn(fact)
         self._flush()
 
     def learn_devices(self, address: str) -> None:
@@ -140,6 +147,6 @@ class OurDevice:
                 self._publish(effect.what)
 
     def _publish(self, what: str) -> None:
-        item = self.run(lambda s: self.scheme.publication(s, what, self.now))
+        item = self._drive(lambda s: self.scheme.publication(s, what, self.now))
         if item is not None:
             self.server.publish(self.address, item.node, item.item, item.payload)
