@@ -2,11 +2,11 @@
 
 Crossed first messages. Two devices that write to each other for the first time at once each initiate a session.
 XEP-0384 says that a key exchange replaces the session there is; if both sides obeyed, each would drop the session that
-the other keeps. Here nothing is dropped: a replaced session stays for receiving. While our own session is unconfirmed
-it stays the one that sends, because a peer that obeys the letter has replaced its own by it. Two ends that both keep
-everything must still end on one: the session with the larger ephemeral key wins, and the loser gives way when an empty
-message on the winner's session answers its own key exchange, or when the peer still uses that session CROSSING seconds
-later.
+the other keeps. Here nothing is dropped: both sessions stay for receiving, marked as crossed. While our own session is
+unconfirmed it stays the one that sends, because a peer that obeys the letter has replaced its own by it. Two ends that
+both keep everything must still end on one: whoever sends on the session with the smaller ephemeral key changes over as
+soon as the peer is seen to know of both. Whoever sends on the other one stays, and changes over only to a peer that
+still uses the smaller one CROSSING seconds later, as one that obeys the letter does.
 """
 
 from __future__ import annotations
@@ -91,29 +91,31 @@ def _new_exchange(
     # Only now, after a decryption that worked, is the prekey used up: a forged exchange must not drain it.
     own.use_prekey(s, device, exchange.prekey_id)
     current = sessions.load(s, address, sid)
-    if current is not None and current.initiated and not current.confirmed and not _gives_way(current, got):
-        sessions.save_old(s, address, sid, got.session)
+    if current is not None and _crosses(current, got.session):
+        sessions.save(s, address, sid, current._replace(crossed=True))
+        sessions.save_old(s, address, sid, got.session._replace(crossed=True))
+        _settle_crossing(s, address, sid, got, now, sure=False)
     else:
-        sessions.replace(s, address, sid, got.session)
+        sessions.begin(s, address, sid, got.session)
     contacts.clear_broken(s, address, sid)
     return Received(exchange.identity, got.secret, answer=True, used_prekey=True)
 
 
-def _settle_crossing(s: State, address: Address, sid: int, got: Got, now: Time, *, sure: bool) -> None:
-    """A message opened with a session that does not send. If it crossed with our unconfirmed one, decide which stays.
+def _crosses(current: Session, fresh: Session) -> bool:
+    return current.initiated and not current.confirmed and current.identity == fresh.identity
 
-    `sure`: the peer does not repeat the key exchange any more, so it has heard us on that session.
+
+def _settle_crossing(s: State, address: Address, sid: int, got: Got, now: Time, *, sure: bool) -> None:
+    """A message opened with a session that does not send. If it crossed with the one that does, decide which stays.
+
+    `sure`: the peer does not repeat the key exchange, so it has heard us on that session.
     """
     current = sessions.load(s, address, sid)
-    session = got.session
-    if current is None or not current.initiated or current.confirmed or session.initiated:
+    old = sessions.find_old(s, address, sid, got.session.ephemeral)
+    if current is None or old is None or not (current.crossed and old.crossed):
         return
-    if session.created < current.created:
-        return  # replaced on purpose by our newer one; a late message does not bring it back
-    if sure or _gives_way(current, got) or now - session.created >= CROSSING:
-        sessions.replace(s, address, sid, session)
-
-
-def _gives_way(current: Session, got: Got) -> bool:
-    """An empty message on the session with the larger ephemeral key: the peer has heard of both and keeps its own."""
-    return got.secret == payload.EMPTY_SECRET and got.session.ephemeral > current.ephemeral
+    # On a session of the peer's, an empty message answers our key exchange: the peer has heard of both.
+    knows = sure or got.secret == payload.EMPTY_SECRET or not (current.initiated and not current.confirmed)
+    waited = now - max(current.created, old.created) >= CROSSING
+    if waited or (knows and old.ephemeral > current.ephemeral):
+        sessions.replace(s, address, sid, old._replace(created=now))

@@ -201,7 +201,7 @@ def decode_devices(data: bytes) -> DeviceList:
 
 _SESSION = struct.Struct(">BB32s32sII32s32s32s32sI32s32sIIIIId")
 _NONE = bytes(32)
-_INITIATED, _CONFIRMED, _OURS, _THEIRS = 1, 2, 4, 8
+_INITIATED, _CONFIRMED, _OURS, _THEIRS, _CROSSED = 1, 2, 4, 8, 16
 
 
 class Session(NamedTuple):
@@ -210,6 +210,7 @@ class Session(NamedTuple):
     `ephemeral` is the X3DH ephemeral key: "same ek" is the same session. While a session that we initiated is not
     `confirmed`, every message repeats the key exchange with `prekey_id` and `signed_prekey_id`.
     `skipped` counts stored skipped keys, `next_skipped` numbers them, `turns` counts the peer's ratchet keys.
+    `created` is when it began, or was last chosen, to send; `crossed` that it and another were begun at once.
     """
 
     identity: bytes
@@ -223,6 +224,7 @@ class Session(NamedTuple):
     skipped: int = 0
     next_skipped: int = 0
     turns: int = 0
+    crossed: bool = False
 
     def __repr__(self) -> str:
         return f"Session(ephemeral={self.ephemeral[:4].hex()}, initiated={self.initiated}, confirmed={self.confirmed})"
@@ -231,7 +233,7 @@ class Session(NamedTuple):
 def encode_session(session: Session) -> bytes:
     ratchet = session.ratchet
     ours, theirs = ratchet.ours, ratchet.theirs
-    flags = session.initiated * _INITIATED | session.confirmed * _CONFIRMED
+    flags = session.initiated * _INITIATED | session.confirmed * _CONFIRMED | session.crossed * _CROSSED
     flags |= (bool(ours.key) and _OURS) | (bool(theirs.key) and _THEIRS)
     return _SESSION.pack(
         VERSION, flags, session.identity, session.ephemeral, session.prekey_id, session.signed_prekey_id,
@@ -257,7 +259,7 @@ def decode_session(data: bytes) -> Session:
     theirs = TheirChain(their_public if their_public != _NONE else b"", their_key if flags & _THEIRS else b"", their_n)
     return Session(
         identity, ephemeral, bool(flags & _INITIATED), bool(flags & _CONFIRMED), prekey_id, signed_prekey_id,
-        Ratchet(root, ours, theirs, previous), created, skipped, next_skipped, turns,
+        Ratchet(root, ours, theirs, previous), created, skipped, next_skipped, turns, bool(flags & _CROSSED),
     )  # fmt: skip
 
 

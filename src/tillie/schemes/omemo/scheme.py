@@ -212,7 +212,7 @@ class Omemo:
         session = sessions.initiate(self.version, mine, prospect, now)
         contacts.take_prospect(s, address, device_id)
         contacts.clear_broken(s, address, device_id)
-        sessions.replace(s, address, device_id, session)
+        sessions.begin(s, address, device_id, session)
         return session
 
     # -- receiving --------------------------------------------------------------------------------------------------

@@ -66,11 +66,25 @@ def stop_sending(s: State) -> None:
         s.put(name, records.encode_session(session._replace(ratchet=silent)))
 
 
+def find_old(s: State, address: Address, device_id: int, ephemeral: bytes) -> Session | None:
+    """The replaced session with this ephemeral key."""
+    data = s.get(records.of_session("old", address, device_id, ephemeral))
+    return records.decode_session(data) if data is not None else None
+
+
 def replace(s: State, address: Address, device_id: int, session: Session) -> None:
     """Send with `session` from now on; the one so far stays for receiving."""
     s.put(records.of_session("old", address, device_id, session.ephemeral), None)
     retire(s, address, device_id)
     save(s, address, device_id, session)
+
+
+def begin(s: State, address: Address, device_id: int, session: Session) -> None:
+    """Send with a new session, which was not begun by chance: no earlier crossing brings an old one back."""
+    replace(s, address, device_id, session)
+    for old in load_old(s, address, device_id):
+        if old.crossed:
+            save_old(s, address, device_id, old._replace(crossed=False))
 
 
 # -- beginnings -----------------------------------------------------------------------------------------------------
