@@ -1,0 +1,94 @@
+"""`tillie account add | list | remove`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tillie.cli import accounts, show
+from tillie.cli.options import Contact, JsonOption, KeyFrom, PassphraseFile, PasswordFile, PolicyName, contact
+
+group = typer.Typer(no_args_is_help=True, help="The accounts on this machine.")
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(group, name="account")
+
+
+@group.command()
+def add(
+    address: Contact,
+    server: Annotated[str, typer.Option(metavar="HOST[:PORT]", help="Instead of asking DNS.")] = "",
+    direct_tls: Annotated[bool, typer.Option("--direct-tls", help="TLS from the first byte, no STARTTLS.")] = False,
+    ca_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Trust only this authority (PEM) for the server's certificate.")
+    ] = None,
+    policy: Annotated[PolicyName, typer.Option(help="Who decides on keys that you have not.")] = PolicyName.BLIND,
+    label: Annotated[str, typer.Option(help="How your other devices and contacts may call this device.")] = "",
+    key: Annotated[KeyFrom, typer.Option(help="Where the store's key is kept.")] = KeyFrom.AUTO,
+    key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Holds the store's key, for services; made if it is not there.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+    password_file: PasswordFile = None,
+    keep_password: Annotated[bool, typer.Option(help="Keep the password in the encrypted store.")] = True,
+    keep_history: Annotated[bool, typer.Option(help="Keep what was said in the encrypted store.")] = True,
+) -> None:
+    """Log in, make keys on this machine, and publish the public ones.
+
+    Example: tillie account add alice@example.org
+    """
+    from tillie.cli import setup
+    from tillie.client import Settings
+
+    settings = Settings(
+        policy=policy.value,
+        server=server,
+        direct_tls=direct_tls,
+        ca_file=str(ca_file.absolute()) if ca_file else "",
+        label=label,
+        history=keep_history,
+    )
+    device = setup.new_account(
+        contact(address),
+        settings,
+        setup.Keys(key, key_file, passphrase_file),
+        password_file=password_file,
+        keep_password=keep_password,
+    )
+    show.line(f"{device.address} is ready: this is device {device.id}.")
+    show.note("Your fingerprint, for friends to compare ('tillie devices' shows it again):")
+    show.note(f"  {setup.fingerprint_of(device)}")
+
+
+@group.command("list")
+def list_(json: JsonOption = False) -> None:
+    """The accounts here, and where the keys of their stores come from."""
+    entries = accounts.load()
+    if json:
+        for entry in entries:
+            show.as_json({"address": entry.address, "key": entry.key, "store": str(entry.store)})
+    elif entries:
+        show.table(("account", "key from", "store"), [(e.address, e.key, str(e.store)) for e in entries])
+    else:
+        show.note("There is no account here yet. Add one: tillie account add you@example.org")
+
+
+@group.command()
+def remove(
+    address: Contact,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete an account's keys, trust and history from this machine. The account at the server stays."""
+    entry = accounts.choose(contact(address))
+    if not yes:
+        show.note(f"This deletes keys, trust and history of {entry.address} from this machine.")
+        show.note("Without a backup ('tillie backup FILE') they are gone for good.")
+        typer.confirm("Delete them?", abort=True, err=True)
+    from tillie.cli import unlock
+
+    unlock.forget(entry)
+    accounts.remove(entry)
+    show.line(f"{entry.address} is removed from this machine.")

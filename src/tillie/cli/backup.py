@@ -1,0 +1,123 @@
+"""`tillie backup FILE` and `tillie restore FILE`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tillie.cli import exits, show
+from tillie.cli.options import AccountOption, KeyFrom, PassphraseFile, PasswordFile
+from tillie.errors import StoreDamaged, StoreUnwritable, UsageError
+
+BackupPassphraseFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Its first line is the passphrase of the backup.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(backup)
+    app.command()(restore)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it.")],
+    with_password: Annotated[
+        bool, typer.Option("--with-password", help="Put the account's password into it, too.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    backup_passphrase_file: BackupPassphraseFile = None,
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Write identity, trust, history and settings into one file, sealed under a passphrase.
+
+    Sessions are not in it: two copies of one would break both. A restored device begins new ones.
+    """
+    import time
+
+    from tillie.cli import unlock
+    from tillie.store import backup as container
+
+    if file.exists() and not force:
+        raise UsageError(f"{file} is there already.", hint="Choose another name, or replace it with --force.")
+    with unlock.account(account, passphrase_file) as ours:
+        records = ours.copy(with_password=with_password)
+        secret = _new_passphrase(backup_passphrase_file)
+        words: container.Words = {"account": str(ours.address), "made": int(time.time())}
+        _write(file, container.write(records, words, secret))
+    show.line(f"{ours.address} is backed up in {file}.")
+    show.note("Without its passphrase nobody can open it, you neither.")
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup that 'tillie backup' wrote.")],
+    key: Annotated[KeyFrom, typer.Option(help="Where the new store's key is kept.")] = KeyFrom.AUTO,
+    key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Holds the store's key, for services; made if it is not there.")
+    ] = None,
+    passphrase_file: PassphraseFile = None,
+    password_file: PasswordFile = None,
+    backup_passphrase_file: BackupPassphraseFile = None,
+) -> None:
+    """Bring an account back from a backup, as a new device with the same identity.
+
+    Your contacts see the fingerprint that they know. What was sent to the old device alone can't be read here.
+    """
+    from tillie.cli import setup, unlock
+    from tillie.store import backup as container
+    from tillie.wire import address as addresses
+
+    sealed = _read(file)
+    if backup_passphrase_file is not None:
+        secret = unlock.first_line(backup_passphrase_file)
+    else:
+        secret = unlock.ask("Passphrase of the backup: ", UsageError("Nobody to ask.", hint="--backup-passphrase-file"))
+    records, words = container.read(sealed, secret)
+    account = words.get("account")
+    if not isinstance(account, str):
+        raise StoreDamaged("The backup does not say whose it is.")
+    address = addresses.parse_bare(account)
+    keys = setup.Keys(key, key_file, passphrase_file)
+    device = setup.restored_account(address, records, keys, password_file=password_file)
+    if device is None:
+        show.line(f"{address} is restored, but could not log in yet.")
+        show.note("Its new device is made at the next connection: 'tillie devices'.")
+        raise typer.Exit(exits.NETWORK)
+    show.line(f"{address} is restored: this is device {device.id}, with the identity of before.")
+    show.note("If the old machine still runs, remove the account there: one identity on two machines confuses people.")
+
+
+def _new_passphrase(file: Path | None) -> str:
+    from tillie.cli import unlock
+
+    if file is not None:
+        return unlock.first_line(file)
+    show.note("The backup gets a passphrase of its own. Write it down where the backup is not.")
+    return unlock.ask_twice("Passphrase of the backup", UsageError("Nobody to ask.", hint="--backup-passphrase-file"))
+
+
+def _write(path: Path, data: bytes) -> None:
+    draft = path.with_name(path.name + ".new")
+    try:
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise StoreUnwritable(f"{path} can't be written: {error.strerror}.") from None
+
+
+def _read(path: Path) -> bytes:
+    from tillie.store.backup import BACKUP_MAX
+
+    try:
+        with path.open("rb") as file:
+            return file.read(BACKUP_MAX + 1)
+    except OSError as error:
+        raise UsageError(f"{path} can't be read: {error.strerror}.") from None

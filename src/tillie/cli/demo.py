@@ -1,0 +1,31 @@
+"""`tillie demo conversation`."""
+
+from __future__ import annotations
+
+import typer
+
+from tillie.cli import exits
+from tillie.cli.options import JsonOption
+
+group = typer.Typer(no_args_is_help=True, help="See it work, without an account.")
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(group, name="demo")
+
+
+@group.callback()
+def _demo() -> None:
+    """See it work, without an account."""
+
+
+@group.command()
+def conversation(json: JsonOption = False) -> None:
+    """A sealed conversation through a real server on this machine, with a look at what the server saw.
+
+    Starts a private Prosody, or a stand-in inside this process where there is none, and removes it at the end.
+    """
+    from tillie.demo import conversation as play
+
+    if not play.run(json=json):
+        raise typer.Exit(exits.FAILED)

@@ -1,0 +1,131 @@
+"""`tillie devices [ADDRESS]` and `tillie devices reset ADDRESS [DEVICE]`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from tillie.cli import show
+from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, contact
+
+if TYPE_CHECKING:
+    from tillie.cli.terminal import Lines
+    from tillie.client import Client, KnownKey
+
+
+class _ShowUnlessNamed(TyperGroup):
+    """`tillie devices bob@example.net` is short for `tillie devices show bob@example.net`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+group = typer.Typer(cls=_ShowUnlessNamed, help="Somebody's devices, or yours: 'tillie devices [ADDRESS]'.")
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(group, name="devices")
+
+
+@group.command("show")
+def show_(
+    address: Annotated[str | None, typer.Argument(metavar="[ADDRESS]", help="Whose; yours if nobody is named.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Only what is known here; ask no server.")] = False,
+    json: JsonOption = False,
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Which devices somebody has, what you think of their keys, and why one can't be reached."""
+    from tillie.cli import online, unlock
+
+    whose = contact(address) if address else None
+    with unlock.account(account, passphrase_file) as ours:
+        target = whose or ours.address
+
+        async def work(client: Client, _: Lines) -> list[KnownKey]:
+            return await client.devices(target)
+
+        keys = ours.keys(target) if offline else online.run(ours, unlock.password(ours), work, ask=False)
+    listed = [key for key in keys if key.device.id]
+    if json:
+        for key in listed:
+            show.as_json(key_as_json(key))
+    elif listed:
+        show_keys(listed)
+    else:
+        show.note(f"{target} has no device that reads OMEMO 2." if not offline else f"No device of {target} is known.")
+
+
+@group.command()
+def reset(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Whose sessions.")],
+    device: Annotated[
+        int | None, typer.Argument(metavar="[DEVICE]", help="One device's id; all of them if left out.")
+    ] = None,
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Begin new sessions with somebody's devices, when messages can't be read any more. Trust stays as it is.
+
+    The next message you send makes the new sessions. Also goes on after a contact asked for no encryption.
+    """
+    from tillie.cli import unlock
+
+    with unlock.account(account, passphrase_file) as ours:
+        count = ours.reset(contact(address), device)
+    if count:
+        show.line(f"{count} session{'s' * (count != 1)} put away. Your next message begins anew.")
+    else:
+        show.line("There was no session; your next message begins one.")
+
+
+def show_keys(keys: list[KnownKey]) -> None:
+    """A table, and under it the fingerprints, which are too long for one."""
+    from tillie.wire.display import printable
+
+    rows = [
+        (str(key.device.id) if key.device.id else "-", _trust(key), _state(key), printable(key.device.label, 40))
+        for key in keys
+    ]
+    show.table(("device", "trust", "state", "label"), rows)
+    show.line()
+    for key in keys:
+        if key.fingerprint:
+            show.line(f"{key.device.id or '-':>10}  {key.fingerprint}")
+
+
+def _trust(key: KnownKey) -> str:
+    return "this device" if key.this else key.trust.value if key.device.key else "no key yet"
+
+
+def _state(key: KnownKey) -> str:
+    from tillie.wire.display import printable
+
+    if key.this:
+        return ""
+    if key.why:
+        return f"can't be reached: {printable(key.why)}"
+    if not key.device.id:
+        return "no device shows this key any more"
+    if not key.listed:
+        return "not announced any more"
+    return "session" if key.session else "no session yet"
+
+
+def key_as_json(key: KnownKey) -> dict[str, Any]:
+    return {
+        "address": key.device.address,
+        "device": key.device.id or None,
+        "fingerprint": key.fingerprint,
+        "label": key.device.label,
+        "trust": key.trust.value,
+        "decided": key.decided,
+        "listed": key.listed,
+        "session": key.session,
+        "this": key.this,
+        "why": key.why,
+    }

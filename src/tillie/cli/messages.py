@@ -1,0 +1,267 @@
+"""`tillie send | listen | chat | history`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tillie.cli import exits, show
+from tillie.cli.options import AccountOption, Contact, JsonOption, PassphraseFile, contact
+from tillie.errors import UsageError
+
+if TYPE_CHECKING:
+    from tillie.cli.terminal import Lines
+    from tillie.client import Account, Client, Sent
+    from tillie.history import Entry
+    from tillie.model import Address
+    from tillie.pipeline import Delivery
+
+MAX_TEXT_BYTES = 120_000  # what fits a sealed stanza; checked before anything is asked of the network
+
+
+def register(app: typer.Typer) -> None:
+    for command in (send, listen, chat, history):
+        app.command()(command)
+
+
+# -- send -----------------------------------------------------------------------------------------------------------
+
+
+def send(
+    address: Contact,
+    text: Annotated[str | None, typer.Argument(help="What to say; '-' or nothing reads standard input.")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Show what became of each device.")] = False,
+    json: JsonOption = False,
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Seal a message for every trusted device of somebody, and your own others, and send it.
+
+    Examples: tillie send bob@example.net "Tea at four?" · fortune | tillie send bob@example.net -
+    """
+    to = contact(address)
+    said = _text_to_send(text)
+    from tillie.cli import online, unlock
+
+    async def work(client: Client, _: Lines) -> Sent:
+        return await client.send(to, said)
+
+    with unlock.account(account, passphrase_file) as ours:
+        sent = online.run(ours, unlock.password(ours), work, ask=text not in (None, "-"))
+    if json:
+        show.as_json(_sent_as_json(to, sent))
+    else:
+        _show_sent(to, sent, report=report)
+    if not sent.arrived:
+        raise typer.Exit(exits.QUEUED)
+
+
+def _text_to_send(text: str | None) -> str:
+    if text in (None, "-"):
+        if text is None and show.is_conversation():
+            show.note("Write the message; end it with Ctrl-D on a line of its own.")
+        text = sys.stdin.read(MAX_TEXT_BYTES + 1).removesuffix("\n")
+    assert text is not None
+    if not text.strip():
+        raise UsageError("There is nothing to send: the message is empty.")
+    if len(text.encode(errors="replace")) > MAX_TEXT_BYTES:
+        raise UsageError(f"A message has at most {MAX_TEXT_BYTES} bytes.")
+    return text
+
+
+def _show_sent(to: Address, sent: Sent, *, report: bool) -> None:
+    sealed = [each for each in sent.sealed.report if each.sealed]
+    theirs = sum(each.device.address == to for each in sealed)
+    own = len(sealed) - theirs
+    also = f" and {own} of your own" if own else ""
+    what = "Sent" if sent.arrived else "Queued, not sent yet"
+    show.note(f"{what}: sealed for {theirs} device{'s' * (theirs != 1)} of {to}{also}.")
+    if not sent.arrived:
+        show.note("The server does not have it yet. It goes out with the next connection ('tillie listen' makes one).")
+    skipped = [each for each in sent.sealed.report if not each.sealed]
+    if report:
+        rows = [
+            (str(each.device.id), each.device.address, "sealed" if each.sealed else "skipped", _why(each.why))
+            for each in sent.sealed.report
+        ]
+        show.table(("device", "address", "", ""), rows)
+    elif skipped:
+        show.note(f"Skipped {len(skipped)} (--report says why).")
+
+
+def _why(text: str) -> str:
+    from tillie.wire.display import printable
+
+    return printable(text)
+
+
+def _sent_as_json(to: Address, sent: Sent) -> dict[str, Any]:
+    devices = [
+        {"address": each.device.address, "device": each.device.id, "sealed": each.sealed, "why": each.why}
+        for each in sent.sealed.report
+    ]
+    return {"to": to, "id": sent.id, "scheme": sent.sealed.scheme, "sent": sent.arrived, "devices": devices}
+
+
+# -- listen ---------------------------------------------------------------------------------------------------------
+
+
+def listen(
+    json: JsonOption = False,
+    count: Annotated[int, typer.Option(min=0, help="Leave after so many messages; 0: never.")] = 0,
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Show messages as they arrive, first those that wait. Ctrl-C leaves.
+
+    A message counts as shown when it was printed: one that was not is shown the next time.
+    """
+    from tillie.cli import online, unlock
+
+    async def work(client: Client, _: Lines) -> None:
+        shown = 0
+        async for row, delivery in client.listen():
+            if json:
+                show.as_json(delivery_as_json(delivery))
+            else:
+                show_delivery(client.account, delivery)
+            await client.acknowledge(row)
+            shown += 1
+            if shown == count:
+                return
+
+    with unlock.account(account, passphrase_file) as ours:
+        password = unlock.password(ours)
+        if not json:
+            show.note(f"Listening as {ours.address}. Ctrl-C leaves.")
+        online.run(ours, password, work, listening=True)
+
+
+def show_delivery(account: Account, delivery: Delivery) -> None:
+    """One message: time, who, and how far the sender is to be believed; then its text."""
+    from tillie.client import text_of
+    from tillie.wire.display import printable
+
+    who = printable(delivery.address)
+    if delivery.address == account.address:
+        who = f"you, to {printable(delivery.to)}"
+    head = f"{show.clock(delivery.time)}  {show.paint(who, 'bold')}{_mark(delivery.trust)}"
+    if delivery.kind != "opened":
+        show.line(f"{head}  (a message that can't be read: {printable(delivery.error or delivery.kind)})")
+        return
+    text = text_of(delivery.content)
+    if not text and not delivery.notes:
+        return  # a receipt, a chat state: nothing to read
+    first, *more = show.text_lines(text)
+    show.line(f"{head}  {first}")
+    for part in more:
+        show.line(f"                    {part}")
+    for note in delivery.notes:
+        show.note(f"  note: {printable(note)}")
+
+
+def _mark(trust: str) -> str:
+    marks = {
+        "verified": " [verified]",
+        "undecided": show.paint(" [unknown key]", "yellow"),
+        "distrusted": show.paint(" [DISTRUSTED KEY]", "bold red"),
+    }
+    return marks.get(trust, "")
+
+
+def delivery_as_json(delivery: Delivery) -> dict[str, Any]:
+    from tillie.client import text_of
+    from tillie.trust.fingerprint import fingerprint
+    from tillie.wire.time import format_datetime
+
+    return {
+        "kind": delivery.kind,
+        "from": delivery.address,
+        "to": delivery.to,
+        "device": delivery.device,
+        "fingerprint": fingerprint(delivery.key) if delivery.key else "",
+        "label": delivery.label,
+        "trust": delivery.trust,
+        "time": format_datetime(delivery.time) if delivery.time is not None else None,
+        "text": text_of(delivery.content) if delivery.content else "",
+        "content": delivery.content,
+        "notes": list(delivery.notes),
+        "error": delivery.error,
+        "scheme": delivery.scheme,
+        "stanza": delivery.stanza,
+        "type": delivery.type,
+        "id": delivery.id,
+        "via": delivery.via,
+    }
+
+
+# -- chat -----------------------------------------------------------------------------------------------------------
+
+
+def chat(address: Contact, account: AccountOption = None, passphrase_file: PassphraseFile = None) -> None:
+    """Talk with somebody line by line. Ctrl-D leaves.
+
+    Each line you write is sent; what they say appears as it comes. Messages of others wait for 'tillie listen'.
+    """
+    from tillie.cli import chatting, unlock
+
+    with unlock.account(account, passphrase_file) as ours:
+        chatting.run(ours, unlock.password(ours), contact(address))
+
+
+# -- history --------------------------------------------------------------------------------------------------------
+
+
+def history(
+    address: Contact,
+    last: Annotated[int, typer.Option(min=1, help="So many messages, the newest.")] = 50,
+    json: JsonOption = False,
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """What was said with somebody, as this machine keeps it in its encrypted store."""
+    from tillie.cli import unlock
+
+    with unlock.account(account, passphrase_file) as ours:
+        entries = ours.history(contact(address), last)
+        for entry in entries:
+            if json:
+                show.as_json(_entry_as_json(entry))
+            else:
+                _show_entry(entry)
+        if not entries and not json:
+            show.note("Nothing is kept." if ours.settings.history else "This account keeps no history.")
+
+
+def _show_entry(entry: Entry) -> None:
+    from tillie.client import text_of
+    from tillie.wire.display import printable
+
+    who = "you" if entry.sent else printable(entry.address)
+    text = text_of(entry.content)
+    if not text:
+        return
+    first, *more = show.text_lines(text)
+    show.line(f"{show.clock(entry.time)}  {show.paint(who, 'bold')}{_mark(entry.trust)}  {first}")
+    for part in more:
+        show.line(f"                    {part}")
+
+
+def _entry_as_json(entry: Entry) -> dict[str, Any]:
+    from tillie.client import text_of
+    from tillie.wire.time import format_datetime
+
+    return {
+        "with": entry.address,
+        "sent": entry.sent,
+        "time": format_datetime(entry.time),
+        "text": text_of(entry.content),
+        "content": entry.content,
+        "id": entry.id,
+        "device": entry.device,
+        "trust": entry.trust,
+        "scheme": entry.scheme,
+        "notes": list(entry.notes),
+    }

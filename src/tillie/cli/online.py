@@ -1,0 +1,87 @@
+"""What a command does with the network: log in, ask the person at the terminal, say what goes on, leave in order."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from tillie import client as clients
+from tillie.cli import show
+from tillie.cli.terminal import Lines
+from tillie.client import Account, Client
+from tillie.model import Decide, Decided, Notice, Trust
+from tillie.trust.fingerprint import fingerprint
+from tillie.wire.display import printable
+
+T = TypeVar("T")
+
+connect = clients.connect  # tests put another network here
+
+
+def run(
+    account: Account,
+    password: str,
+    work: Callable[[Client, Lines], Awaitable[T]],
+    *,
+    listening: bool = False,
+    ask: bool = True,
+) -> T:
+    """Log the account in, do the work, leave. With `ask`, and somebody at the terminal, decisions on keys are asked."""
+
+    async def all_of_it() -> T:
+        lines = Lines(sys.stdin)
+        async with online(account, password, lines, listening=listening, ask=ask) as client:
+            return await work(client, lines)
+
+    return asyncio.run(all_of_it())
+
+
+@asynccontextmanager
+async def online(
+    account: Account, password: str, lines: Lines, *, listening: bool = False, ask: bool = True
+) -> AsyncIterator[Client]:
+    async def decide(need: Decide) -> Sequence[Decided]:
+        return await ask_person(need, lines) if ask and show.is_conversation() else ()
+
+    client = await connect(account, password, listening=listening, decide=decide, notice=tell)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+def tell(notice: Notice) -> None:
+    """Something a person should hear, beside the results."""
+    show.note(f"note: {printable(notice.about)}: {printable(notice.text)}")
+
+
+async def ask_person(need: Decide, lines: Lines) -> Sequence[Decided]:
+    """Ask about each key; an empty list as soon as one is left open, since then nothing is sent anyway."""
+    if need.changed:
+        show.note(show.paint("A contact whose keys you verified has a new key.", "bold", sys.stderr))
+        show.note("That is so with a new telephone, and when somebody sits between you. Ask them before you trust it.")
+    decided = []
+    for device in need.devices:
+        label = f' "{printable(device.label, 60)}"' if device.label else ""
+        show.note(f"{device.address}, device {device.id}{label}:")
+        show.note(f"  {fingerprint(device.key)}")
+        trust = await _answer(lines)
+        if trust is None:
+            return ()
+        decided.append(Decided(device.address, device.key, trust))
+    return decided
+
+
+async def _answer(lines: Lines) -> Trust | None:
+    choices = {"t": Trust.TRUSTED, "v": Trust.VERIFIED, "d": Trust.DISTRUSTED}
+    while True:
+        sys.stderr.write("[t]rust it, it is [v]erified, [d]istrust it, or Enter to send nothing: ")
+        sys.stderr.flush()
+        answer = (await lines.next() or "").strip().lower()
+        if not answer:
+            return None
+        if answer[0] in choices:
+            return choices[answer[0]]

@@ -1,0 +1,57 @@
+"""Options that many commands share, and what they take."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from tillie.errors import InvalidAddress
+from tillie.model import Address
+from tillie.trust.decisions import Policy
+from tillie.wire import address as addresses
+
+
+class KeyFrom(str, Enum):  # noqa: UP042 (typer shows the values of this kind alone in every version)
+    """Where the key of an account's store comes from."""
+
+    AUTO = "auto"
+    KEYRING = "keyring"
+    PASSPHRASE = "passphrase"
+    FILE = "file"
+
+
+class PolicyName(str, Enum):  # noqa: UP042
+    """The policies, as they are typed."""
+
+    MANUAL = Policy.MANUAL.value
+    FIRST_USE = Policy.FIRST_USE.value
+    BLIND = Policy.BLIND.value
+
+
+AccountOption: TypeAlias = Annotated[
+    str | None, typer.Option("--account", "-a", metavar="ADDRESS", help="Which account; needed if there are several.")
+]
+PassphraseFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Its first line is the passphrase of the store ('-': standard input)."),
+]
+PasswordFile: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Its first line is the password of the account at its server.")
+]
+JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON, one object a line (docs/cli.md).")]
+Contact: TypeAlias = Annotated[str, typer.Argument(metavar="ADDRESS", help="Somebody's address: bob@example.net.")]
+
+
+def contact(text: str) -> Address:
+    """An address as a person typed it; an "xmpp:" in front and a resource behind are left out."""
+    text = text.removeprefix("xmpp:").partition("?")[0]
+    try:
+        found = addresses.parse(text).bare
+    except InvalidAddress as error:
+        raise InvalidAddress(f"'{text}': {error.detail}", hint="An address looks like bob@example.net.") from None
+    if "@" not in found:
+        raise InvalidAddress(f"'{text}' names a server, not a person.", hint="An address looks like bob@example.net.")
+    return found

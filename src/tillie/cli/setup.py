@@ -1,0 +1,98 @@
+"""A new account on this machine: its folder, its store's key, and a first login that proves the password."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from tillie import client as clients
+from tillie import store as stores
+from tillie.cli import accounts, online, show, unlock
+from tillie.cli.accounts import Entry
+from tillie.cli.options import KeyFrom
+from tillie.cli.terminal import Lines
+from tillie.client import Account, Client, Settings
+from tillie.errors import AuthenticationFailed, NetworkError
+from tillie.model import Address, Device, Key
+from tillie.trust.fingerprint import fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Where the key of a new store is to come from."""
+
+    source: KeyFrom = KeyFrom.AUTO
+    key_file: Path | None = None
+    passphrase_file: Path | None = None
+
+    def entry(self, address: Address) -> Entry:
+        """The account's entry in the list. Raises `UsageError` if the account is here already."""
+        accounts.require_new(address)
+        chosen = unlock.source(self.source.value, address, self.key_file, self.passphrase_file)
+        path = self.key_file.absolute() if self.key_file is not None and chosen == "file" else None
+        return accounts.new(address, chosen, str(path) if path else "")
+
+
+def new_account(
+    address: Address, settings: Settings, keys: Keys, *, password_file: Path | None, keep_password: bool
+) -> Device:
+    """Make the store, log in, publish our keys; nothing stays if that fails. Our device."""
+    settings = msgspec.structs.replace(
+        settings, server=clients.server_address(settings.server, direct_tls=settings.direct_tls)
+    )
+    entry = keys.entry(address)
+    password = unlock.new_password(address, password_file)
+    with _new_store(entry, keys) as account:
+        account.change(settings)
+        device = online.run(account, password, _our_device, ask=False)
+        if keep_password:
+            account.keep_password(password)
+        accounts.add(entry)
+        return device
+
+
+def restored_account(
+    address: Address, records: list[tuple[Key, bytes]], keys: Keys, *, password_file: Path | None
+) -> Device | None:
+    """Make the store out of a backup, and log in if that can be done now. Our new device, None if it must wait."""
+    entry = keys.entry(address)
+    with _new_store(entry, keys) as account:
+        clients.fill(account.store, records)
+        accounts.add(entry)
+        account = Account(account.store)  # with the restored settings
+        try:
+            password = unlock.new_password(address, password_file) if password_file else unlock.password(account)
+            device = online.run(account, password, _our_device, ask=False)
+        except (AuthenticationFailed, NetworkError) as error:
+            show.failure(error)
+            return None
+        account.keep_password(password)
+        return device
+
+
+@contextlib.contextmanager
+def _new_store(entry: Entry, keys: Keys) -> Iterator[Account]:
+    """A new store in its folder; both are removed unless the account gets into the list."""
+    accounts.make_folder(entry)
+    try:
+        store = stores.open(entry.store, Address(entry.address), unlock.make_key(entry, keys.passphrase_file))
+        try:
+            yield Account(store)
+        finally:
+            store.close()
+    finally:
+        if not accounts.has(entry):
+            accounts.discard(entry)
+            unlock.forget(entry)
+
+
+async def _our_device(client: Client, _: Lines) -> Device:
+    return client.device()
+
+
+def fingerprint_of(device: Device) -> str:
+    return fingerprint(device.key)

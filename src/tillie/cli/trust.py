@@ -1,0 +1,155 @@
+"""`tillie trust list | verify | distrust | policy`, and `tillie verify`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tillie.cli import exits, show
+from tillie.cli.options import AccountOption, Contact, JsonOption, PassphraseFile, PolicyName, contact
+from tillie.errors import UsageError
+from tillie.model import Trust
+
+if TYPE_CHECKING:
+    from tillie.cli.terminal import Lines
+    from tillie.client import Account, Client, KnownKey
+    from tillie.model import Address
+
+group = typer.Typer(no_args_is_help=True, help="What you think of people's keys.")
+
+DeviceArgument = Annotated[
+    int | None, typer.Argument(metavar="[DEVICE]", help="One device's id; all that are open if left out.")
+]
+FingerprintOption = Annotated[
+    str, typer.Option(metavar="HEX", help="What your contact read to you: 64 digits; nothing is asked then.")
+]
+UriOption = Annotated[str, typer.Option(metavar="URI", help="The 'xmpp:' link of your contact's QR code.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(group, name="trust")
+    app.command("verify")(verify)
+
+
+@group.command("list")
+def list_(
+    address: Annotated[
+        str | None, typer.Argument(metavar="[ADDRESS]", help="Whose keys; everybody's if left out.")
+    ] = None,
+    json: JsonOption = False,
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """The keys that are known here, and what you think of each."""
+    from tillie.cli import unlock
+    from tillie.cli.devices import key_as_json, show_keys
+
+    with unlock.account(account, passphrase_file) as ours:
+        for whose in [contact(address)] if address else ours.addresses():
+            keys = [key for key in ours.keys(whose) if key.device.key]
+            if json:
+                for key in keys:
+                    show.as_json(key_as_json(key))
+            elif keys:
+                show.line(show.paint(whose, "bold"))
+                show_keys(keys)
+                show.line()
+            elif address:
+                show.note(f"No key of {whose} is known yet: 'tillie devices {whose}' asks for them.")
+        if not json:
+            show.note(f"Policy for keys that nobody decided on: {ours.settings.policy}.")
+
+
+@group.command()
+def verify(
+    address: Contact,
+    device: DeviceArgument = None,
+    fingerprint: FingerprintOption = "",
+    uri: UriOption = "",
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Compare fingerprints with somebody, over the telephone or face to face, and say that they match.
+
+    Example: tillie verify bob@example.net
+    """
+    from tillie.cli import unlock, verifying
+
+    whose = contact(address)
+    with unlock.account(account, passphrase_file) as ours:
+        keys = _known_keys(ours, whose, device)
+        if fingerprint or uri:
+            wanted = verifying.fingerprints_in(uri, whose) if uri else {}
+            verified = verifying.match(keys, fingerprint, wanted)
+            for key in verified:
+                ours.decide(whose, key.device.key, Trust.VERIFIED)
+            show.line(f"{len(verified)} key{'s' * (len(verified) != 1)} of {whose} verified.")
+            return
+        if not show.is_conversation():
+            raise UsageError(
+                "There is nobody to ask whether the fingerprints match.",
+                hint="Give the one you got: --fingerprint HEX.",
+            )
+        still_open = verifying.ask(ours, whose, keys)
+    if still_open:
+        raise typer.Exit(exits.DECISION)
+
+
+@group.command()
+def distrust(
+    address: Contact,
+    device: DeviceArgument = None,
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Never seal for a key again: a lost telephone, or one that is not your contact's."""
+    from tillie.cli import unlock
+
+    whose = contact(address)
+    with unlock.account(account, passphrase_file) as ours:
+        keys = _known_keys(ours, whose, device)
+        if device is None and len(keys) > 1:
+            ids = ", ".join(str(key.device.id) for key in keys)
+            raise UsageError(f"{whose} has several devices: {ids}.", hint="Name the one you mean.")
+        for key in keys:
+            ours.decide(whose, key.device.key, Trust.DISTRUSTED)
+    show.line(f"Device {keys[0].device.id} of {whose} gets nothing more from this account.")
+
+
+@group.command()
+def policy(
+    name: Annotated[PolicyName | None, typer.Argument(metavar="[POLICY]", help="Change it to this.")] = None,
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Who decides on keys that you have not decided on: manual, first-use or blind-before-verify.
+
+    manual: nobody; every new key waits for you. first-use: the keys at the first message are taken, later ones wait.
+    blind-before-verify: new keys are taken until you verify one of that contact's; from then on they wait.
+    """
+    import msgspec
+
+    from tillie.cli import unlock
+
+    with unlock.account(account, passphrase_file) as ours:
+        if name is not None:
+            ours.change(msgspec.structs.replace(ours.settings, policy=name.value))
+        show.line(ours.settings.policy)
+
+
+def _known_keys(ours: Account, whose: Address, device: int | None) -> list[KnownKey]:
+    """Keys of somebody's devices, this one left out; asked of the network where none is known."""
+    from tillie.cli import online, unlock
+
+    async def work(client: Client, _: Lines) -> list[KnownKey]:
+        return await client.devices(whose)
+
+    def usable(keys: list[KnownKey]) -> list[KnownKey]:
+        return [k for k in keys if k.device.key and not k.this and k.device.id and device in (None, k.device.id)]
+
+    keys = usable(ours.keys(whose)) or usable(online.run(ours, unlock.password(ours), work, ask=False))
+    if not keys:
+        which = f"device {device} of {whose}" if device else f"a device of {whose}"
+        raise UsageError(f"No key of {which} is known.", hint=f"See 'tillie devices {whose}'.")
+    return keys

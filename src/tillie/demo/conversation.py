@@ -1,0 +1,252 @@
+"""`tillie demo conversation`: two people, three devices, a real server, and a look at what that server got of it.
+
+Alice has a laptop and, half-way, a telephone; Bob has a tablet. Each is a real account with an encrypted store of its
+own. At the end everything that the server holds is searched for every text that was said, in every form it could have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tillie import store as stores
+from tillie.client import Account, Client, text_content, text_of
+from tillie.crypto.random import random_bytes
+from tillie.demo import plaintext
+from tillie.demo.places import ALICE, BOB, InProcess, Place, choose
+from tillie.demo.stage import Stage
+from tillie.errors import TillieError, Unreachable
+from tillie.model import Address, Send, Trust
+from tillie.wire import xml
+
+READ_SECONDS = 15.0  # until a message must have been read
+_LOOK_SECONDS = 0.02
+
+TEA = 'Shall we have tea at four, under the "old" balcony? <3'
+YES = "At four, gladly & without thy cousin Tybalt."
+WAITING = ("The nurse says thou art at sea. I write all the same.", "Second letter: bring the golden apricots.")
+BOTH = "Now thou hast two devices; may both of them read this line."
+FROM_PHONE = "This comes from my new telephone, dear heart."
+
+
+class NotRead(TillieError):
+    """A message did not arrive."""
+
+
+@dataclass
+class Device:
+    """One device of a person: its own store, and its connection while it is online."""
+
+    name: str
+    account: Account
+    place: Place
+    client: Client | None = None
+    sent: list[bytes] = field(default_factory=list)  # finished messages, as they went to the server
+
+    @property
+    def address(self) -> Address:
+        return self.account.address
+
+    async def go_online(self) -> None:
+        self.client = await self.place.connect(self.account)
+        self._watch()
+
+    async def go_offline(self) -> None:
+        client, self.client = self.client, None
+        if client is not None:
+            await client.close()
+
+    def online(self) -> Client:
+        if self.client is None:
+            raise Unreachable(f"{self.name} is offline.")
+        return self.client
+
+    async def say(self, to: Address, text: str) -> bytes:
+        """Send a text; the stanza that carried it."""
+        sent = await self.online().send(to, text)
+        if not sent.arrived:
+            raise NotRead(f"The server did not take the message of {self.name}.")
+        needle = f"id='{sent.id}'".encode()
+        return next(stanza for stanza in self.sent if needle in stanza)
+
+    async def reads(self, text: str) -> str:
+        """Wait for this text, acknowledge it; whom it came from."""
+        engine = self.online().engine
+        deadline = time.monotonic() + READ_SECONDS
+        while time.monotonic() < deadline:
+            for row, delivery in await engine.inbox():
+                if delivery.content and text_of(delivery.content) == text:
+                    await engine.acknowledge(row)
+                    return delivery.address
+            await asyncio.sleep(_LOOK_SECONDS)
+        raise NotRead(f"{self.name} did not read a message in {READ_SECONDS:.0f} seconds.")
+
+    def _watch(self) -> None:
+        """Keep a copy of what goes to the server: the audience wants to see what it gets."""
+        network: Any = self.online().engine.network
+        send: Callable[[Send], Any] = network.send
+
+        async def send_and_keep(item: Send) -> None:
+            self.sent.append(item.stanza)
+            await send(item)
+
+        network.send = send_and_keep
+
+
+class Conversation:
+    """The play. `leak` makes it say one line in the clear: only to show that the check at the end can fail."""
+
+    def __init__(self, place: Place, stage: Stage, folder: Path, *, leak: bool = False) -> None:
+        self.place = place
+        self.stage = stage
+        self.leak = leak
+        self.said: list[str] = []
+        self.laptop = self._device("Alice's laptop", ALICE, folder / "laptop")
+        self.phone = self._device("Alice's telephone", ALICE, folder / "telephone")
+        self.bob = self._device("Bob's tablet", BOB, folder / "tablet")
+
+    def _device(self, name: str, address: Address, folder: Path) -> Device:
+        return Device(name, Account(stores.open(folder / "store", address, random_bytes(32))), self.place)
+
+    async def play(self) -> None:
+        step = self.stage.step
+        with step(f"{self.place.name} starts"):
+            await self.place.open()
+            self.stage.server(self.place.name, self.place.version)
+        with step("Alice and Bob log in and publish their public keys"):
+            await asyncio.gather(self.laptop.go_online(), self.bob.go_online())
+        with step("Alice writes, Bob reads"):
+            await self._exchange(self.laptop, BOB, TEA, [self.bob])
+        with step("Bob answers, Alice reads"):
+            await self._exchange(self.bob, ALICE, YES, [self.laptop])
+        with step("Alice and Bob compare fingerprints"):
+            self._verify()
+        with step("Bob is offline; Alice writes twice; Bob comes back and reads"):
+            await self._while_away()
+        with step("Alice adds a second device, and both read what Bob writes"):
+            await self.phone.go_online()
+            await self._exchange(self.bob, ALICE, BOTH, [self.laptop, self.phone])
+        with step("Alice writes on the new device; Bob and her laptop read"):
+            await self._exchange(self.phone, BOB, FROM_PHONE, [self.bob, self.laptop])
+        if self.leak:
+            with step("somebody says a line in the clear"):
+                await self._say_in_the_clear("This line was never sealed by anybody.")
+
+    async def _exchange(self, author: Device, to: Address, text: str, readers: list[Device]) -> None:
+        self.said.append(text)
+        stanza = await author.say(to, text)
+        for reader in readers:
+            await reader.reads(text)
+        self._show(author, text, stanza, readers)
+
+    async def _while_away(self) -> None:
+        await self.bob.go_offline()
+        stanzas = []
+        for text in WAITING:
+            self.said.append(text)
+            stanzas.append(await self.laptop.say(BOB, text))
+        await self.bob.go_online()
+        for text, stanza in zip(WAITING, stanzas, strict=True):
+            await self.bob.reads(text)
+            self._show(self.laptop, text, stanza, [self.bob])
+
+    def _show(self, author: Device, text: str, stanza: bytes, readers: list[Device]) -> None:
+        place = self.place.archived(payload_of(stanza))
+        if not place:
+            raise NotRead("The server's archive does not hold the sealed message.")
+        self.stage.exchange(author.name, text, stanza, place, [(reader.name, text) for reader in readers])
+
+    def _verify(self) -> None:
+        """What people do over the telephone: each reads out a fingerprint, the other compares it."""
+        for ours, theirs in ((self.laptop, self.bob), (self.bob, self.laptop)):
+            own = theirs.account.own_device()
+            known = [key for key in ours.account.keys(theirs.address) if key.device == own]
+            if own is None or not known:
+                raise NotRead(f"{ours.name} sees another key than {theirs.name} has.")
+            if ours is self.laptop:  # Bob goes on without: he takes Alice's second device as it comes
+                ours.account.decide(theirs.address, own.key, Trust.VERIFIED)
+        self.stage.remark(f"Bob's fingerprint, the same on both sides: {known_fingerprint(self.bob)}")
+
+    async def _say_in_the_clear(self, text: str) -> None:
+        self.said.append(text)
+        message = (
+            b"<message xmlns='jabber:client' type='chat' to='%s' id='leak'>%s<store xmlns='urn:xmpp:hints'/></message>"
+        )
+        content = text_content(text).xml
+        await self.laptop.online().engine.network.send(Send(message % (BOB.encode(), content), "leak"))
+        await asyncio.sleep(0)
+        await self.bob.say(ALICE, YES)  # the server has handled the line before it answers this
+
+    async def close(self) -> None:
+        for device in (self.laptop, self.phone, self.bob):
+            await device.go_offline()
+            device.account.store.close()
+
+
+def known_fingerprint(device: Device) -> str:
+    own = device.account.own_device()
+    return next(key.fingerprint for key in device.account.keys(device.address) if key.device == own)
+
+
+def payload_of(stanza: bytes) -> bytes:
+    """The sealed payload of a finished message, in Base64."""
+    found = xml.parse(stanza).find("{urn:xmpp:omemo:2}encrypted/{urn:xmpp:omemo:2}payload")
+    if found is None:
+        raise NotRead("The message has no sealed payload.")
+    return xml.text_of(found).encode()
+
+
+async def perform(stage: Stage, place: Place, *, leak: bool = False) -> None:
+    """The whole demo at one place: play, search the server, clean up. `stage` keeps what came of it.
+
+    Each step tells the stage of its own failure. The server is searched after a failure too: what it got until then
+    must be sealed all the same.
+    """
+    with _folder() as folder:
+        conversation = Conversation(place, stage, folder, leak=leak)
+        try:
+            with contextlib.suppress(TillieError):
+                await conversation.play()
+            with contextlib.suppress(TillieError), stage.step("nothing that was said is in the server's data and logs"):
+                _search(stage, conversation)
+        finally:
+            with contextlib.suppress(TillieError), stage.step("all is cleaned up"):
+                try:
+                    await conversation.close()
+                finally:
+                    await place.close()
+
+
+def _search(stage: Stage, conversation: Conversation) -> None:
+    seen = list(conversation.place.seen())
+    found = plaintext.find(conversation.said, seen)
+    stage.searched(len(seen), sum(len(data) for _, data in seen), found)
+    if found:
+        raise NotRead(f"Plaintext lies in {', '.join(found)}.")
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="tillie-demo-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(*, json: bool = False, place: Place | None = None, leak: bool = False) -> bool:
+    """Perform it for people, or for a program with `json`; whether all went well."""
+    where = place or choose()
+    stage = Stage(sys.stdout, sys.stderr, json=json)
+    if isinstance(where, InProcess) and place is None:
+        stage.remark("Prosody can't be started here, so the server is a stand-in inside this process.")
+    asyncio.run(perform(stage, where, leak=leak))
+    return stage.finish()

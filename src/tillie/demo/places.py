@@ -1,0 +1,115 @@
+"""Where the demo's conversation takes place: a private Prosody, or a network inside this process."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from tillie import __version__
+from tillie.client import Account, Client
+from tillie.demo import plaintext
+from tillie.demo.prosody import PrivateProsody
+from tillie.model import Address
+from tillie.networks.local import LocalServer
+from tillie.networks.xmpp.connection import Login
+from tillie.networks.xmpp.connection import connect as xmpp_connect
+
+ALICE, BOB = Address("alice@capulet.example"), Address("bob@montague.example")
+HOSTS = (ALICE.domain, BOB.domain)
+_PASSWORD = "only for the demo"
+
+
+class Place(Protocol):
+    """A server with accounts for Alice and Bob, and everything it has seen."""
+
+    name: str
+
+    @property
+    def version(self) -> str: ...
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def connect(self, account: Account) -> Client: ...
+
+    def seen(self) -> Iterator[tuple[str, bytes]]:
+        """All that the server holds: data, archives, logs."""
+
+    def archived(self, payload: bytes) -> str:
+        """Where in its archive the server keeps this payload; "" if nowhere."""
+
+
+class OnProsody:
+    """A private Prosody with two hosts. The conversation goes through its ports, with TLS."""
+
+    name = "Prosody"
+
+    def __init__(self) -> None:
+        self._server = PrivateProsody(HOSTS, {ALICE: _PASSWORD, BOB: _PASSWORD})
+        self._version = ""
+
+    @property
+    def version(self) -> str:
+        return self._version
+
+    async def open(self) -> None:
+        await self._server.__aenter__()
+        self._version = self._server.version
+
+    async def close(self) -> None:
+        await self._server.__aexit__(None, None, None)
+
+    async def connect(self, account: Account) -> Client:
+        login = Login(account.address, _PASSWORD, f"127.0.0.1:{self._server.port}", False, str(self._server.ca_file))
+        connection = await xmpp_connect(login, account.store, listening=True, history=account.settings.history)
+        return Client(account, connection)
+
+    def seen(self) -> Iterator[tuple[str, bytes]]:
+        # The whole folder: data of both hosts, archives, log, console. Stores of Alice and Bob are elsewhere.
+        return plaintext.files(self._server.folder)
+
+    def archived(self, payload: bytes) -> str:
+        for name, data in plaintext.files(self._server.data_folder):
+            if "archive" in Path(name).parts and payload in data:
+                return re.sub(r"%([0-9a-f]{2})", lambda code: chr(int(code[1], 16)), name)
+        return ""
+
+
+class InProcess:
+    """Where Prosody is not to be had. The server is a few lists; what it saw is everything that crossed it."""
+
+    name = "in-process"
+    version = __version__
+
+    def __init__(self) -> None:
+        self._server = LocalServer()
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def connect(self, account: Account) -> Client:
+        connection = await self._server.connect(account.address, account.store, history=account.settings.history)
+        return Client(account, connection)
+
+    def seen(self) -> Iterator[tuple[str, bytes]]:
+        for number, data in enumerate(self._server.traffic):
+            yield f"traffic {number}", data
+        for number, entry in enumerate(self._server.archive):
+            yield f"archive {number}", entry.stanza
+        for (address, node), items in self._server.items.items():
+            yield f"{node} of {address}", b"".join(items.values())
+
+    def archived(self, payload: bytes) -> str:
+        found = [number for number, entry in enumerate(self._server.archive) if payload in entry.stanza]
+        return f"archive, message {found[0]}" if found else ""
+
+
+def choose() -> Place:
+    """A Prosody if one can be started here."""
+    return OnProsody() if PrivateProsody.available() else InProcess()
