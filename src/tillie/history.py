@@ -30,6 +30,9 @@ class Entry(msgspec.Struct, frozen=True):
     scheme: str = ""
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Entry({self.address!r}, {len(self.content)} characters)"
+
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Entry).decode

@@ -65,12 +65,15 @@ class Trust(Enum):
 # -- content, envelope, sealed, opened ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Content:
     """What a person means to say: the child elements of a stanza, serialised one after the other, each with its own
     namespace declaration. Never yet on the wire."""
 
     xml: bytes
+
+    def __repr__(self) -> str:
+        return f"Content({len(self.xml)} bytes)"  # plaintext never reaches a log by accident
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,11 +222,14 @@ class Publish:
     what: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Deliver:
     """Something opened for the program: it stays in the inbox until the program acknowledges it."""
 
     message: bytes  # as `pipeline.encode_delivery` wrote it
+
+    def __repr__(self) -> str:
+        return f"Deliver({len(self.message)} bytes)"
 
 
 @dataclass(frozen=True, slots=True)

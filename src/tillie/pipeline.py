@@ -206,6 +206,9 @@ class Delivery(msgspec.Struct, frozen=True):
     id: str
     via: str
 
+    def __repr__(self) -> str:
+        return f"Delivery({self.kind}, from {self.address!r}, {len(self.content)} characters)"
+
     @property
     def is_trusted(self) -> bool:
         return Trust(self.trust).allows_sending

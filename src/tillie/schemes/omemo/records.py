@@ -155,7 +155,10 @@ class DeviceList(NamedTuple):
     devices: tuple[KnownDevice, ...]
 
     def by_id(self, device_id: int) -> KnownDevice | None:
-        return next((device for device in self.devices if device.id == device_id), None)
+        for device in self.devices:
+            if device.id == device_id:
+                return device
+        return None
 
     def with_device(self, changed: KnownDevice) -> DeviceList:
         """The same list with this device in it, in the place of one with its id."""

@@ -246,15 +246,14 @@ class Omemo:
             # must not burn the key of the good copy, nor make a message look like one that carries nothing.
             raise Undecryptable("the payload is missing")
         s.put(seen, records.encode_time(now))
-        effects = self._follow(s, mine, sender, encrypted.sid, received, now)
-        device = self._known(s, sender, encrypted.sid, received.identity)
+        device, effects = self._follow(s, mine, sender, encrypted.sid, received, now)
         kind = Kind.EMPTY if plaintext is None else Kind.OPENED
         return Done((Opened(kind, self.name, device), plaintext), effects)
 
     def _follow(
         self, s: State, mine: Own, sender: Address, sid: int, received: Received, now: Time
-    ) -> tuple[Effect, ...]:
-        """What a message that opened entails: an empty answer, a fresh bundle, a look at the sender's device list."""
+    ) -> tuple[Device, tuple[Effect, ...]]:
+        """Whose message it was, and what it entails: an empty answer, a fresh bundle, a look at the device list."""
         effects: list[Effect] = []
         known = contacts.load(s, sender)
         listed = known.by_id(sid) if known else None
@@ -270,7 +269,7 @@ class Omemo:
             effects += self._empty(s, mine, sender, sid)
         if received.used_prekey:
             effects.append(self._publish("bundle"))
-        return tuple(effects)
+        return _device(sender, listed or KnownDevice(sid, False), received.identity), tuple(effects)
 
     def _empty(self, s: State, mine: Own, address: Address, device_id: int) -> list[Send]:
         """An empty message: it answers a key exchange, moves the ratchet on, and carries nothing. It goes out on the
@@ -452,11 +451,6 @@ class Omemo:
     def _own_device(self, mine: Own) -> Device:
         return Device(self.account, mine.device_id, mine.identity, self.label)
 
-    def _known(self, s: State, address: Address, device_id: int, identity: bytes) -> Device:
-        known = contacts.load(s, address)
-        device = known.by_id(device_id) if known else None
-        return _device(address, device or KnownDevice(device_id, False), identity)
-
     def _publish(self, what: str) -> Publish:
         return Publish(self.name, what)
 
@@ -466,7 +460,9 @@ class Omemo:
 
 
 def _device(address: Address, device: KnownDevice, identity: bytes = b"") -> Device:
-    return Device(address, device.id, identity or device.identity, device.label if device.signed else "")
+    """The device under the key that it really used; its label counts only if that very key signed it."""
+    key = identity or device.identity
+    return Device(address, device.id, key, device.label if device.signed and key == device.identity else "")
 
 
 def _is_due(session: Session, now: Time) -> bool:
