@@ -6,13 +6,17 @@ would hand it to, until the test delivers, drops, repeats, alters or reorders it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import TypeVar
 
+import pytest
 from lxml import etree
 
 from tillie import pipeline
+from tillie.crypto import agree, random
 from tillie.errors import KeyChanged, NoProgress, NotTrusted, PeerError
 from tillie.model import (
     Address,
@@ -322,6 +326,16 @@ class End:
         out = self.store.run(lambda s: Done(sessions.load(s, other.address, other.id)))
         assert isinstance(out, Committed)
         return out.value.ephemeral if out.value else None
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Keys and ids from a seed: for tests that search, where the same input must do the same again."""
+    draw = Random(seed).randbytes
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (agree, random):
+            patch.setattr(module, "random_bytes", draw)
+        yield
 
 
 def changed(before: Dump, after: Dump) -> set[str]:
