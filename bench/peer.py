@@ -82,11 +82,13 @@ class PeerPair(Pair):
         self.alice.learn_devices(BOB)
         self.bob.learn_devices(ALICE)
         self.fresh = [end.storage.snapshot() for end in self.ends]
+        self.published = dict(self.server.items)
 
     def forget(self) -> None:
         """Back to before the first message: devices known, no bundle fetched, no session."""
         for end, fresh in zip(self.ends, self.fresh, strict=True):
             end.storage.restore(fresh)
+        self.server.items = dict(self.published)
         self.server.messages.clear()
 
     def meet(self) -> None:

@@ -14,8 +14,8 @@ from bench.measure import Result
 
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 PACKAGES = (
-    "tillie", "cryptography", "PyNaCl", "lxml", "protobuf", "slixmpp", "sqlcipher3", "omemo", "twomemo", "doubleratchet",
-    "x3dh",
+    "tillie", "cryptography", "PyNaCl", "lxml", "protobuf", "slixmpp", "sqlcipher3", "omemo", "twomemo",
+    "doubleratchet", "x3dh",
 )  # fmt: skip
 SIDES = ("ours", "peer", "peer_bare", "floor")
 BUSY = 0.5  # of a core, in the minute before the run: more than that disturbs what is measured
