@@ -219,7 +219,7 @@ class Receiver:
         await self._client.event_async(event, stanza)
         if stanza.row is None:
             return
-        if self._acknowledge or isinstance(stanza, OpenedIq) or event == "omemo_failed":
+        if self._acknowledge or isinstance(stanza, OpenedIq):
             await self._engine.acknowledge(stanza.row)
 
     def _refuse(self, iq: OpenedIq) -> None:
