@@ -327,10 +327,10 @@ class Omemo:
             return tuple(contacts.learn_bundle(s, mine, fact, now)) if mine else ()
         if fact.node != self.version.devices_node:
             return ()
-        notices = contacts.learn_list(s, fact, now).notices
+        known, notices = contacts.learn_list(s, fact, now)
         s.put(records.key("refresh", fact.address), None)
-        if fact.address != self.account or own.load(s) is None:
-            return notices
+        if known.at != now or fact.address != self.account or own.load(s) is None:
+            return notices  # nothing was read, or it is not our list
         return (*notices, *self._announce_again(s, now))
 
     def _announce_again(self, s: State, now: Time) -> tuple[Effect, ...]:
