@@ -9,8 +9,8 @@ It must never cry wolf. It does not, because at every moment: number in the side
   two, and a power cut, leave the side file behind the database, never ahead.
 - Each writer puts down only numbers that it committed itself. Writers that overtake one another can leave a lower
   number than the newest, never a higher one.
-- A reader takes the side file first and the database after it. The other way round, a commit between its two looks
-  would seem to be a roll-back.
+- A reader takes the side file first and the database after it: the other way round, a commit between its two looks
+  would seem to be a roll-back. And before it marks one it looks again, inside a transaction that keeps all others out.
 - The side file is made, and is on the disk, before the commit that makes the database a store. Afterwards eight bytes
   are overwritten in place, so not even a power cut leaves it short.
 
