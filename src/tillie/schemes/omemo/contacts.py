@@ -16,6 +16,7 @@ LIST_MAX_AGE = 3_600.0  # seconds; after that a list is fetched again before a s
 BUNDLE_MAX_AGE = 3_600.0
 RETRY = 300.0  # seconds until something that could not be fetched is asked for again
 REPAIR_INTERVAL = 300.0  # "at most one repair message per device per 5 minutes"
+MAX_REPAIRS = 64  # devices of one account that may wait for a repair: a stranger can invent device ids
 MAX_UNLISTED = 64  # devices of one account that wrote to us without being listed
 
 _ABSENT = frozenset({"item-not-found", "feature-not-implemented", "service-unavailable"})
@@ -124,6 +125,7 @@ def learn_bundle(s: State, own: Own, fact: Fetched, now: Time) -> list[Notice]:
         if fact.payload is None:
             raise Malformed(fact.error or "no bundle is published")
         bundle = directory.parse_bundle(fact.payload)
+        notices = _notice_copy(s, own, fact.address, device_id, bundle.identity, now)
         refuse_own_identity(own, bundle.identity)
         notices = learn_identity(s, own, fact.address, device_id, bundle.identity, now)
         # "A random pk entry is selected"
@@ -135,6 +137,19 @@ def learn_bundle(s: State, own: Own, fact: Fetched, now: Time) -> list[Notice]:
     return notices
 
 
+def _notice_copy(s: State, own: Own, address: Address, device_id: int, identity: bytes, now: Time) -> list[Notice]:
+    """A device with our own identity key is a copy of this one: an older one that was restored from, or a live one
+    whose messages look like ours. Said once for each (N2)."""
+    if identity != own.identity:
+        return []
+    known = load(s, address)
+    device = known.by_id(device_id) if known else None
+    if device is not None and device.identity == identity:
+        return []
+    learn_identity(s, own, address, device_id, identity, now)
+    return [Notice(address, f"device {device_id} has this device's own identity key: it is a copy, restored or live")]
+
+
 def prospect(s: State, address: Address, device_id: int, now: Time) -> Prospect | None:
     """The bundle that waits for this device, or why there is none; None if it must be fetched."""
     data = s.get(records.of_device("bundle", address, device_id))
@@ -143,6 +158,16 @@ def prospect(s: State, address: Address, device_id: int, now: Time) -> Prospect 
     found = records.decode_prospect(data)
     limit = RETRY if found.error else BUNDLE_MAX_AGE
     return found if 0 <= now - found.at < limit else None
+
+
+def forget_stale(s: State, now: Time) -> None:
+    """Drop bundles that are too old to use, and times of repairs that bound nothing any more."""
+    for name, data in list(s.scan(records.key("bundle"))):
+        if not 0 <= now - records.decode_prospect(data).at < BUNDLE_MAX_AGE:
+            s.put(name, None)
+    for name, data in list(s.scan(records.key("repaired"))):
+        if not 0 <= now - records.decode_time(data) < REPAIR_INTERVAL:
+            s.put(name, None)
 
 
 def take_prospect(s: State, address: Address, device_id: int) -> None:
@@ -173,9 +198,13 @@ def clear_broken(s: State, address: Address, device_id: int) -> None:
 
 
 def want_repair(s: State, address: Address, device_id: int, now: Time) -> bool:
-    """Ask for a new session, announced by an empty message; False if one was made less than REPAIR_INTERVAL ago."""
+    """Ask for a new session, announced by an empty message; False if one was made less than REPAIR_INTERVAL ago,
+    or too many wait."""
     done = s.get(records.of_device("repaired", address, device_id))
     if done is not None and 0 <= now - records.decode_time(done) < REPAIR_INTERVAL:
         return False
-    s.put(records.of_device("repair", address, device_id), records.encode_time(now))
+    name = records.of_device("repair", address, device_id)
+    if s.get(name) is None and sum(1 for _ in s.scan(records.key("repair", f"{address}/"))) >= MAX_REPAIRS:
+        return False
+    s.put(name, records.encode_time(now))
     return True

@@ -393,6 +393,7 @@ class Omemo:
         if s.get(records.key("fight")) is not None:
             effects += self._announce_again(s, now)
         self._forget_seen(s)
+        contacts.forget_stale(s, now)
         return Done(None, tuple(effects))
 
     def _make_repair(self, s: State, mine: Own, address: Address, device_id: int, now: Time) -> list[Effect]:
