@@ -110,6 +110,8 @@ class Acknowledged:
 
     def _ask(self) -> None:
         self._scheduled = False
+        if self._client.transport is None:
+            return
         if self._plugin.enabled_out:
             self._client.send(sm.RequestAck(self._client))
         ids, self._unconfirmed = tuple(self._unconfirmed), []

@@ -34,6 +34,8 @@ class XmppNetwork:
         self._timeout = timeout
         self._acknowledged = Acknowledged(client, self._tell)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._questions: set[asyncio.Future[Any]] = set()
+        client.add_event_handler("disconnected", self._disconnected)
 
     @property
     def online(self) -> bool:
@@ -65,15 +67,33 @@ class XmppNetwork:
         self._require_connection()
         iq = self._client.make_iq(itype=type_, ito=to)
         iq.append(payload)
+        question = iq.send(timeout=self._timeout)
+        self._questions.add(question)
         try:
-            answer = await iq.send(timeout=self._timeout)
+            answer = await question
         except IqTimeout:
             raise Unreachable(f"{to or 'The server'} did not answer in {self._timeout:.0f} seconds.") from None
         except IqError as error:  # from whomever: an error tells us nothing but that there is no answer
             raise _rejected(error) from None
+        finally:
+            self._questions.discard(question)
         self._require_sender(answer, to)
         answered: ET.Element = answer.xml
         return answered
+
+    def _disconnected(self, _: object) -> None:
+        """No answer will come to what was asked: nobody should wait for it."""
+        for question in self._questions:
+            if not question.done():
+                question.set_exception(Unreachable("The connection broke."))
+        self._questions.clear()
+
+    async def wait_for_all(self) -> None:
+        """What the server has for us, it has sent before it answers this (RFC 6120 section 10.1)."""
+        try:
+            await self.ask("get", Address(self._client.boundjid.domain), ET.Element("{urn:xmpp:ping}ping"))
+        except Rejected:
+            return  # an answer too
 
     def _require_sender(self, answer: Any, to: Address | None) -> None:
         # slixmpp takes an answer from a few more addresses than were asked, our own server's among them.

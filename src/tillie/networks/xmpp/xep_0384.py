@@ -11,7 +11,6 @@ import asyncio
 import logging
 from typing import Any, ClassVar
 
-from slixmpp import JID
 from slixmpp.plugins import BasePlugin
 from slixmpp.plugins.base import register_plugin
 from slixmpp.stanza import Iq, Message, Presence
@@ -109,16 +108,19 @@ class XEP_0384(BasePlugin):
         self.xmpp.plugin["xep_0163"].add_interest(self.scheme.version.devices_node)
 
     async def close(self) -> None:
-        """Stop working and close the store. The client should be disconnected."""
+        """Stop working, and close the store unless the program opened it. The client should be disconnected."""
         client: Any = self.xmpp
         client.plugin.disable(self.name)
-        await self.engine.close()
+        if self._owns_store:
+            await self.engine.close()
 
     def _open_store(self) -> Store:
+        self._owns_store = True
         if self.store == "memory":
             return stores.MemoryStore(self.account)
         if isinstance(self.store, (str,)) or hasattr(self.store, "__fspath__"):
             return stores.open(self.store, self.account, self.key)
+        self._owns_store = False
         opened: Store = self.store
         if opened.account != self.account:
             raise StoreMismatch(f"It belongs to {opened.account}, not to {self.account}.")
@@ -170,8 +172,7 @@ class XEP_0384(BasePlugin):
         self.xmpp.event("omemo_ready", self.engine)
         if self.catch_up and position is not None:
             await self._catch_up(position)
-        # What the server has for us, it has sent before it answers this (RFC 6120 section 10.1).
-        await self.xmpp.plugin["xep_0199"].ping(JID(self.xmpp.boundjid.host), timeout=self.timeout)
+        await self.network.wait_for_all()
         await self.receiver.drained()
         await self.engine.catch_up(ended=True)
         self.xmpp.event("omemo_caught_up", self.engine)
@@ -189,9 +190,10 @@ class XEP_0384(BasePlugin):
     async def _position(self) -> Position | None:
         """Where to go on in the archive; None if there is none, or nothing in it that this device could open."""
         position = await self.engine.drive(catch_up.loading)
-        if position is not None or not self.catch_up:
+        if position is not None:
             return position
-        # A new device: what is in the archive already was not sealed for it.
+        # A new device: what is in the archive already was not sealed for it. Without `catch_up` too: what comes after
+        # its first login must be there for a later one that listens.
         try:
             self.receiver.archive_id = await self.archive.newest()
         except NetworkError:

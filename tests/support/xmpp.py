@@ -1,0 +1,111 @@
+"""A slixmpp program with the plugin, as a test sees it: log in, say, read, cut the connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import slixmpp
+
+from support.prosody import PASSWORD
+from tillie.demo.prosody import PrivateProsody
+from tillie.model import Address, Sealed
+from tillie.store import MemoryStore
+
+SECONDS = 15.0  # until a test gives up
+
+
+class Bot(slixmpp.ClientXMPP):
+    """One device. What it opens comes out of `read`, what fails lies in `failed`, notices in `notices`."""
+
+    def __init__(self, server: PrivateProsody, jid: str, *, presence: bool = True, **options: Any) -> None:
+        super().__init__(jid, PASSWORD, ssl_context=server.ssl_context())
+        self.enable_direct_tls = False
+        self.prosody = server
+        self.opened: asyncio.Queue[Any] = asyncio.Queue()
+        self.failed: list[Any] = []
+        self.notices: list[str] = []
+        self.errors: list[BaseException] = []
+        self.events: list[str] = []
+        self.store = options.setdefault("store", MemoryStore(Address(jid)))
+        self.register_plugin("xep_0384", options, module="tillie.networks.xmpp.xep_0384")
+        self.omemo: Any = self.plugin["xep_0384"]
+        self.add_event_handler("omemo_message", self.opened.put_nowait)
+        self.add_event_handler("omemo_failed", self.failed.append)
+        self.add_event_handler("omemo_notice", lambda notice: self.notices.append(notice.text))
+        for event in ("session_resumed", "session_start", "omemo_caught_up"):
+            self.add_event_handler(event, lambda _, event=event: self.events.append(event))
+        if presence:
+            self.add_event_handler("omemo_ready", lambda _: self.send_presence())
+
+    def exception(self, exception: BaseException) -> None:
+        self.errors.append(exception)
+
+    async def start(self) -> None:
+        caught_up = asyncio.ensure_future(self.wait_until("omemo_caught_up", SECONDS))
+        self.connect("127.0.0.1", self.prosody.port)
+        await caught_up
+
+    async def stop(self) -> None:
+        if self.transport is not None:
+            await self.disconnect(1.0)
+        self.cancel_connection_attempt()
+        if self._run_out_filters is not None:
+            self._run_out_filters.cancel()
+        await self.omemo.close()
+
+    async def come_back(self, event: str = "session_resumed") -> None:
+        """Connect again after a cut, and wait until the stream is resumed (or, with another event, begun anew)."""
+        back = asyncio.ensure_future(self.wait_until(event, SECONDS))
+        self.connect("127.0.0.1", self.prosody.port)
+        await back
+
+    async def cut(self) -> None:
+        """Let the TCP connection break, without a word to the server."""
+        gone = asyncio.ensure_future(self.wait_until("disconnected", SECONDS))
+        self.transport.abort()
+        await gone
+
+    async def say(self, to: str, text: str) -> Sealed:
+        sealed: Sealed = await self.omemo.send_sealed(self.make_message(to, text, mtype="chat"))
+        return sealed
+
+    async def read(self) -> str:
+        """The next message's text."""
+        return str((await self.read_stanza())["body"])
+
+    async def read_stanza(self) -> Any:
+        return await asyncio.wait_for(self.opened.get(), SECONDS)
+
+    async def settled(self) -> None:
+        """Everything that the server has for us has arrived, and is committed."""
+        await self.plugin["xep_0199"].ping(slixmpp.JID(self.boundjid.host))
+        await self.omemo.receiver.drained()
+        await self.plugin["xep_0199"].ping(slixmpp.JID(self.boundjid.host))
+
+    async def nothing_more(self) -> None:
+        await self.settled()
+        assert self.opened.empty()
+        assert self.failed == []
+        assert self.errors == []
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition that only events can make true."""
+    async with asyncio.timeout(SECONDS):
+        while not condition():  # noqa: ASYNC110  there is no event for what a store holds
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def online(*bots: Bot) -> AsyncIterator[None]:
+    """Bots that are logged in and ready, and gone afterwards."""
+    try:
+        for bot in bots:
+            await bot.start()
+        yield
+    finally:
+        for bot in bots:
+            await bot.stop()
