@@ -91,20 +91,22 @@ class Envelope:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """Whom a message is for: the recipient as addressed, and the trusted devices that get a key, own ones included."""
-
-    address: Address
-    devices: tuple[Device, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class DeviceReport:
     """What became of one device in one send: `sealed`, or skipped and `why`."""
 
     device: Device
     sealed: bool
     why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom a message is for: the recipient as addressed, the trusted devices that get a key, own ones included, and
+    what is already known of devices that get none."""
+
+    address: Address
+    devices: tuple[Device, ...]
+    skipped: tuple[DeviceReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +218,8 @@ class Send:
 @dataclass(frozen=True, slots=True)
 class Publish:
     """Something of ours must be published. `what` is "bundle" or "devices" (of `scheme`); the bytes are made when it
-    is sent, by `schemes.Scheme.publication`, so that the newest state goes out and a later request replaces an earlier one."""
+    is sent, by `schemes.Scheme.publication`, so that the newest state goes out and a later request replaces one that
+    still waits."""
 
     scheme: str
     what: str

@@ -78,9 +78,9 @@ def seal(
         return Need((Decide(judged.undecided, judged.changed),))
     _require_recipient(to, judged, unable)
     envelope = Envelope(content, sender=scheme.account, to=to.bare if group else None, time=now, iq=iq)
-    done = scheme.seal(s, codec.encode(envelope, random_bytes), Target(to, judged.trusted), now)
-    skipped = tuple(DeviceReport(device, False, "distrusted") for device in judged.distrusted)
-    return Done(replace(done.value, report=(*done.value.report, *skipped, *unable)), done.effects)
+    if judged.distrusted:
+        unable += tuple(DeviceReport(device, False, "distrusted") for device in judged.distrusted)
+    return scheme.seal(s, codec.encode(envelope, random_bytes), Target(to, judged.trusted, unable), now)
 
 
 def send(

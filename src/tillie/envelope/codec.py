@@ -19,6 +19,7 @@ import re
 from binascii import b2a_base64
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tillie.envelope import policy
 from tillie.envelope.policy import SCE
@@ -150,7 +151,6 @@ def _decode_flat(data: bytes) -> Decoded | None:
     stamp, to, sender, kind, stanza_id = found.groups()
     if kind is not None and not 0 < len(stanza_id) <= MAX_ID_CHARACTERS:
         return None
-    affixes = {"time": stamp, "to": to, "from": sender, "iq": kind}
     envelope = Envelope(
         Content(text[len(_HEAD) : end].encode()),
         sender=_address(sender),
@@ -158,7 +158,13 @@ def _decode_flat(data: bytes) -> Decoded | None:
         time=None if stamp is None else parse_datetime(stamp),
         iq=None if kind is None else (kind, stanza_id),
     )
-    return Decoded(envelope, frozenset(["rpad", *(name for name, value in affixes.items() if value is not None)]))
+    return Decoded(envelope, _affixes(stamp is not None, to is not None, sender is not None, kind is not None))
+
+
+@lru_cache(maxsize=16)
+def _affixes(time: bool, to: bool, sender: bool, iq: bool) -> frozenset[str]:
+    there = {"rpad": True, "time": time, "to": to, "from": sender, "iq": iq}
+    return frozenset(name for name, is_there in there.items() if is_there)
 
 
 def _content(element: xml.Element) -> tuple[Content, tuple[str, ...]]:

@@ -165,6 +165,7 @@ class Omemo:
             # Trust is asked of the key that the session was made with, whatever a list or bundle says meanwhile.
             able.append(_device(address, device, records.identity_in(data)))
             return
+        sessions.retire(s, address, device.id)
         prospect = contacts.prospect(s, address, device.id, now)
         if prospect is None:
             asks.append(Fetch(address, self.version.bundles_node, str(device.id)))
@@ -180,11 +181,10 @@ class Omemo:
         mine = self._mine(s)
         secret, ciphertext = payload.seal(self.version, plaintext)
         keys: dict[Address, list[element.Key]] = {}
-        broken = {address: contacts.broken(s, address) for address in {device.address for device in to.devices}}
         report = []
         for device in to.devices:
             try:
-                key = self._seal_key(s, mine, device, device.id in broken[device.address], secret, now)
+                key = self._seal_key(s, mine, device, secret, now)
             except PeerError as error:
                 report.append(DeviceReport(device, False, error.detail))
                 continue
@@ -193,11 +193,11 @@ class Omemo:
         if to.address.bare not in keys:
             raise NoRecipients(f"No device of {to.address.bare} can read it.")
         sealed = element.encode(mine.device_id, list(keys.items()), ciphertext)
-        return Done(Sealed(sealed, self.name, tuple(report)))
+        return Done(Sealed(sealed, self.name, (*report, *to.skipped)))
 
-    def _seal_key(self, s: State, mine: Own, device: Device, broken: bool, secret: bytes, now: Time) -> element.Key:
+    def _seal_key(self, s: State, mine: Own, device: Device, secret: bytes, now: Time) -> element.Key:
         session = sessions.load(s, device.address, device.id)
-        if session is None or (broken and _is_due(session, now)):
+        if session is None:
             session = self._begin(s, mine, device.address, device.id, now)
         if session.identity != device.key:
             raise BadKey("its session belongs to another identity key than the one that is trusted")
