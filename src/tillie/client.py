@@ -16,8 +16,9 @@ import msgspec
 
 from tillie import history
 from tillie.crypto.random import random_bytes
+from tillie.directory import omemo as directory
 from tillie.engine import DecisionMaker, Engine
-from tillie.errors import NoProgress, Rejected, StoreTooNew, Unreachable, UsageError
+from tillie.errors import NoProgress, NoRecipients, Rejected, StoreTooNew, Unreachable, UsageError
 from tillie.model import (
     Address,
     Content,
@@ -29,6 +30,7 @@ from tillie.model import (
     Key,
     Need,
     Notice,
+    Publication,
     Sealed,
     Send,
     State,
@@ -54,6 +56,7 @@ SETTINGS_VERSION = 1
 _SETTINGS = Key("client", "settings", "")
 _PASSWORD = Key("client", "password", "")
 _RESTORED = records.key("restored")
+_NODE_OPTIONS = (("pubsub#access_model", "open"), ("pubsub#persist_items", "true"))
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -333,9 +336,14 @@ class Client:
         The device lists are asked for first: somebody who does not share presence with us, or whose change came while
         we were away, may have a device that we have not heard of.
         """
-        await self._refresh(to, self.account.address)
+        failed = await self._refresh(to, self.account.address)
         message_id = random_bytes(12).hex()
-        sealed = await self.engine.send(to, text_content(text), message_id=message_id)
+        try:
+            sealed = await self.engine.send(to, text_content(text), message_id=message_id)
+        except NoRecipients as error:
+            if failed.get(to):
+                raise NoRecipients(f"{error.detail} The answer of {to.domain} was: {failed[to]}.") from None
+            raise
         return Sent(message_id, sealed, await self._until_sent(message_id, wait))
 
     async def _until_sent(self, message_id: str, wait: float) -> bool:
@@ -376,26 +384,49 @@ class Client:
         keys = self.account.keys(address)
         return [replace(key, why=why.get((key.device.address, key.device.id), "")) for key in keys]
 
-    async def _refresh(self, *addresses: Address) -> None:
-        await asyncio.gather(*(self._refresh_one(address) for address in dict.fromkeys(addresses)))
+    async def _refresh(self, *addresses: Address) -> dict[Address, str]:
+        """Ask for device lists; what went wrong, by address."""
+        unique = list(dict.fromkeys(addresses))
+        return dict(zip(unique, await asyncio.gather(*map(self._ask_for_list, unique)), strict=True))
 
-    async def _refresh_one(self, address: Address) -> None:
+    async def _ask_for_list(self, address: Address) -> str:
         ask = Fetch(address, self.account.scheme.version.devices_node)
         try:
             fact = await self.engine.network.fetch(ask)
         except Rejected as error:
             fact = Fetched(ask.address, ask.node, ask.item, None, error.condition)
-        except Unreachable:
-            return  # what is known may still be good enough; if not, the send says so
+        except Unreachable as error:
+            return error.detail  # what is known may still be good enough; if not, the send says so
         await self.engine.learn(fact)
+        return "" if fact.error == "item-not-found" else fact.error
 
     def _consider(self, s: State, address: Address) -> Done[tuple[DeviceReport, ...]] | Need:
         found = self.account.scheme.devices(s, address, self.account.clock())
         return found if isinstance(found, Need) else Done(found[1])
 
-    async def reset(self, address: Address, device_id: int | None = None) -> int:
-        """Put sessions away; the next message begins new ones."""
-        return await self.engine.drive(lambda s: self.account.scheme.reset(s, address, device_id, self.account.clock()))
+    async def unlist(self, device_id: int) -> bool:
+        """Take one of our own devices off the list that our contacts read (XEP-0384 section "Announcing support"), so
+        that nobody seals for it any more; False if it is not there. A device that still runs announces itself again."""
+        account = self.account.address
+        await self._refresh(account)
+        publication = await self.engine.drive(lambda s: Done(self._list_without(s, device_id)))
+        if publication is not None:
+            await self.engine.network.publish(publication)
+            await self._refresh(account)
+        return publication is not None
+
+    def _list_without(self, s: State, device_id: int) -> Publication | None:
+        known = contacts.load(s, self.account.address)
+        listed = [device for device in (known.devices if known else ()) if device.listed]
+        if all(device.id != device_id for device in listed):
+            return None
+        mine = self.account.scheme.own_device(s)
+        if mine is not None and mine.id == device_id:
+            # We are leaving: hearing of it must not make us announce ourselves again.
+            s.put(records.key("announcing"), records.encode_time(self.account.clock()))
+        rest = [directory.ListedDevice(d.id, d.label, d.labelsig) for d in listed if d.id != device_id]
+        node = self.account.scheme.version.devices_node
+        return Publication(node, "current", directory.encode_devices(rest), _NODE_OPTIONS)
 
 
 # -- texts ----------------------------------------------------------------------------------------------------------

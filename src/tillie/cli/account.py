@@ -1,4 +1,4 @@
-"""`tillie account add | list | remove`."""
+"""`tillie account add | list | remove | password | passphrase`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from tillie.cli import accounts, show
-from tillie.cli.options import Contact, JsonOption, KeyFrom, PassphraseFile, PasswordFile, PolicyName, contact
+from tillie.cli.options import (
+    AccountOption,
+    Contact,
+    JsonOption,
+    KeyFrom,
+    PassphraseFile,
+    PasswordFile,
+    PolicyName,
+    contact,
+)
 
 group = typer.Typer(no_args_is_help=True, help="The accounts on this machine.")
 
@@ -80,15 +89,52 @@ def list_(json: JsonOption = False) -> None:
 def remove(
     address: Contact,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Leave the device on the account's list.")] = False,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Delete an account's keys, trust and history from this machine. The account at the server stays."""
+    """Delete an account's keys, trust and history from this machine. The account at the server stays.
+
+    The device is taken off the account's list first, so that nobody seals for it any more.
+    """
+    from tillie.cli import setup, unlock
+
     entry = accounts.choose(contact(address))
     if not yes:
         show.note(f"This deletes keys, trust and history of {entry.address} from this machine.")
         show.note("Without a backup ('tillie backup FILE') they are gone for good.")
         typer.confirm("Delete them?", abort=True, err=True)
-    from tillie.cli import unlock
-
+    if not offline:
+        setup.leave(entry, passphrase_file)
     unlock.forget(entry)
     accounts.remove(entry)
     show.line(f"{entry.address} is removed from this machine.")
+
+
+@group.command()
+def password(
+    password_file: PasswordFile = None,
+    forget: Annotated[bool, typer.Option("--forget", help="Keep none: ask each time.")] = False,
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Keep another password for the account's server, when it was changed there."""
+    from tillie.cli import unlock
+
+    with unlock.account(account, passphrase_file) as ours:
+        ours.keep_password("" if forget else unlock.new_password(ours.address, password_file))
+        show.line(f"{ours.address}: {'no password is kept' if forget else 'the new password is kept'}.")
+
+
+@group.command()
+def passphrase(
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+    new_passphrase_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its first line is the new passphrase.")
+    ] = None,
+) -> None:
+    """Change the passphrase of an account's store."""
+    from tillie.cli import unlock
+
+    address = unlock.change_passphrase(account, passphrase_file, new_passphrase_file)
+    show.line(f"The store of {address} opens with the new passphrase only.")

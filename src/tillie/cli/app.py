@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,8 @@ demo.register(app)
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code. Whatever goes wrong is one or two lines on stderr, never a traceback."""
+    # Libraries that log a failure would write it to stderr, beside what we say about it, for want of a handler.
+    logging.getLogger().addHandler(logging.NullHandler())
     try:
         return int(app(list(arguments), prog_name="tillie", standalone_mode=False) or exits.OK)
     except TillieError as error:

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from tillie.cli import show
 from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, contact
+from tillie.errors import UsageError
 
 if TYPE_CHECKING:
     from tillie.cli.terminal import Lines
@@ -81,6 +82,38 @@ def reset(
         show.line(f"{count} session{'s' * (count != 1)} put away. Your next message begins anew.")
     else:
         show.line("There was no session; your next message begins one.")
+
+
+@group.command()
+def remove(
+    device: Annotated[int, typer.Argument(metavar="DEVICE", help="The id of a device of yours ('tillie devices').")],
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Take a device of yours that is lost or gone off your list: your contacts stop sealing for it.
+
+    Its key is distrusted here as well. A device that still runs announces itself again: remove the account there.
+    """
+    from tillie.cli import online, unlock
+    from tillie.model import Trust
+
+    async def work(client: Client, _: Lines) -> bool:
+        return await client.unlist(device)
+
+    with unlock.account(account, passphrase_file) as ours:
+        mine = ours.own_device()
+        if mine is not None and mine.id == device:
+            raise UsageError("That is this device.", hint="Remove it with 'tillie account remove ADDRESS'.")
+        keys = [key.device.key for key in ours.keys(ours.address) if key.device.id == device and key.device.key]
+        found = online.run(ours, unlock.password(ours), work, ask=False)
+        if mine is not None:
+            # A restored account shares its key with the device it comes from: that key is ours.
+            for key in keys:
+                if key != mine.key:
+                    ours.decide(ours.address, key, Trust.DISTRUSTED)
+    if not found:
+        raise UsageError(f"Device {device} is not on your list.", hint="See 'tillie devices'.")
+    show.line(f"Device {device} is off your list.")
 
 
 def show_keys(keys: list[KnownKey]) -> None:

@@ -31,7 +31,9 @@ def register(app: typer.Typer) -> None:
 
 def send(
     address: Contact,
-    text: Annotated[str | None, typer.Argument(help="What to say; '-' or nothing reads standard input.")] = None,
+    text: Annotated[
+        str | None, typer.Argument(metavar="[TEXT|-]", help="What to say; '-' or nothing reads standard input.")
+    ] = None,
     report: Annotated[bool, typer.Option("--report", help="Show what became of each device.")] = False,
     json: JsonOption = False,
     account: AccountOption = None,

@@ -12,6 +12,7 @@ from tillie import client as clients
 from tillie.cli import show
 from tillie.cli.terminal import Lines
 from tillie.client import Account, Client
+from tillie.errors import AuthenticationFailed
 from tillie.model import Decide, Decided, Notice, Trust
 from tillie.trust.fingerprint import fingerprint
 from tillie.wire.display import printable
@@ -46,7 +47,11 @@ async def online(
     async def decide(need: Decide) -> Sequence[Decided]:
         return await ask_person(need, lines) if ask and show.is_conversation() else ()
 
-    client = await connect(account, password, listening=listening, decide=decide, notice=tell)
+    try:
+        client = await connect(account, password, listening=listening, decide=decide, notice=tell)
+    except AuthenticationFailed as error:
+        error.hint = error.hint or "Was it changed at the server? 'tillie account password' keeps the new one."
+        raise
     try:
         yield client
     finally:

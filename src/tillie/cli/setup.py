@@ -16,7 +16,7 @@ from tillie.cli.accounts import Entry
 from tillie.cli.options import KeyFrom
 from tillie.cli.terminal import Lines
 from tillie.client import Account, Client, Settings
-from tillie.errors import AuthenticationFailed, NetworkError
+from tillie.errors import AuthenticationFailed, NetworkError, StoreError
 from tillie.model import Address, Device, Key
 from tillie.trust.fingerprint import fingerprint
 
@@ -72,6 +72,22 @@ def restored_account(
             return None
         account.keep_password(password)
         return device
+
+
+def leave(entry: Entry, passphrase_file: Path | None) -> None:
+    """Take this device off the account's list, if that can be done now; say so if not."""
+
+    async def work(client: Client, _: Lines) -> None:
+        device = client.account.own_device()
+        if device is not None:
+            await client.unlist(device.id)
+
+    try:
+        with unlock.account(entry.address, passphrase_file) as account:
+            online.run(account, unlock.password(account), work, ask=False)
+    except (NetworkError, StoreError) as error:
+        show.failure(error)
+        show.note("The device stays on the account's list; 'tillie devices remove' on another one takes it off.")
 
 
 @contextlib.contextmanager

@@ -114,6 +114,19 @@ def _make_key_file(path: Path) -> None:
     show.note(f"Made {path}. Whoever has it and the store can read your messages.")
 
 
+def change_passphrase(wanted: str | None, old_file: Path | None, new_file: Path | None) -> str:
+    """Seal an account's key under another passphrase; the account's address."""
+    entry = accounts.choose(wanted)
+    if entry.key != "passphrase":
+        raise UsageError(f"The store of {entry.address} has no passphrase: its key comes from a {entry.key}.")
+    nobody = UsageError(_NOBODY, hint="Give --passphrase-file and --new-passphrase-file.")
+    old = first_line(old_file) if old_file else ask("Old passphrase: ", nobody)
+    keys.from_passphrase(entry.store, old)  # a wrong one is told before the new one is asked
+    new = first_line(new_file) if new_file else ask_twice("New passphrase", nobody)
+    keys.change_passphrase(entry.store, old, new)
+    return entry.address
+
+
 def forget(entry: Entry) -> None:
     """Take the key of an account's store out of the keyring."""
     if entry.key == "keyring":
