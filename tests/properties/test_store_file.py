@@ -24,7 +24,7 @@ from tillie.errors import (
 )
 from tillie.model import Deliver, Done, Fetch, Need, Send, State
 from tillie.store import Committed
-from tillie.store.schema import VERSION, connect, translated
+from tillie.store.schema import PAGE, VERSION, connect, translated
 
 NOBODY = 65534
 
@@ -122,7 +122,7 @@ def test_another_device_is_refused(path: Path) -> None:
 
 def test_a_file_cut_anywhere_is_damaged(path: Path) -> None:
     whole = path.read_bytes()
-    for size in (1, 15, 16, 1000, 4095, 4096, 4097, len(whole) // 2, len(whole) - 4096):
+    for size in (1, 15, 16, 1000, PAGE - 1, PAGE, PAGE + 1, len(whole) // 2, len(whole) - PAGE):
         path.write_bytes(whole[:size])
         with pytest.raises(StoreDamaged):
             reopen(path)
@@ -130,8 +130,8 @@ def test_a_file_cut_anywhere_is_damaged(path: Path) -> None:
 
 def test_a_flipped_bit_is_found_when_it_is_read(path: Path) -> None:
     whole = bytearray(path.read_bytes())
-    for page in range(1, len(whole) // 4096):
-        whole[page * 4096 + 2000] ^= 1
+    for page in range(1, len(whole) // PAGE):
+        whole[page * PAGE + 1000] ^= 1
     path.write_bytes(whole)
     with pytest.raises(StoreDamaged):
         reopen(path)
@@ -140,7 +140,7 @@ def test_a_flipped_bit_is_found_when_it_is_read(path: Path) -> None:
 @pytest.mark.parametrize("damage", ["bit", "cut"])
 def test_a_damaged_page_fails_the_step_that_needs_it(path: Path, damage: str) -> None:
     whole = bytearray(path.read_bytes())
-    whole[-2000] ^= 1  # the newest page of records
+    whole[-1000] ^= 1  # the newest page of records
     path.write_bytes(whole if damage == "bit" else whole[:-1])
     store = reopen(path)
     with pytest.raises(StoreDamaged):
