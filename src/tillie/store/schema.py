@@ -25,8 +25,8 @@ import sqlcipher3.dbapi2 as sqlite
 from tillie.errors import StoreDamaged, StoreError, StoreLocked, StoreTooNew, StoreUnwritable
 
 SEND, PUBLISH, DELIVER = 1, 2, 3
-# Measured: SQLCipher's 4096 takes a quarter longer for a send, which changes two to four pages; with 1024 a session does
-# not fit on one. SQLCipher can't find the size out by itself, so another one would be another kind of file.
+# Measured: SQLCipher's 4096 takes a quarter longer for a send, which changes two to four pages; with 1024 a session
+# does not fit on one. SQLCipher can't find the size out by itself: another one would be another kind of file.
 PAGE = 2048
 BUSY_SECONDS = 30.0
 
