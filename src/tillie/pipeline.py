@@ -10,7 +10,6 @@ trust is asked here, above it; the envelope (XEP-0420) binds content to the stan
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import msgspec
 
@@ -125,17 +124,14 @@ def _require_recipient(to: Address, judged: Judgement, unable: tuple[DeviceRepor
 def open(s: State, scheme: Scheme, trust: Policy, got: Arrived, now: Time, *, remember: bool = False) -> Done[Opened]:
     """Open what arrived and say what it was. Raises a PeerError where nothing may change; see `failed`."""
     done = scheme.open(s, got, now)
-    opened, plaintext = done.value
-    device = opened.device
+    kind, device, plaintext, error = done.value
+    trusted = decisions.of(s, trust, device.address, device.key) if device.key else Trust.UNDECIDED
     effects: tuple[Effect, ...] = done.effects
-    if device is not None and device.key:
-        trusted = decisions.of(s, trust, device.address, device.key)
-        if plaintext is None:
-            opened = replace(opened, trust=trusted)
-        else:
-            opened = _unwrap(device, trusted, plaintext, got.stanza, scheme, now)
-        if opened.content is not None and opened.trust.allows_sending:
-            # Else a device that a server slipped in could opt its owner out, or back in.
+    if plaintext is None:
+        opened = Opened(kind, scheme.name, device, trusted, error=error)
+    else:
+        opened = _unwrap(device, trusted, plaintext, got.stanza, scheme, now)
+        if opened.content is not None:
             scheme.heard(s, device.address, opened.content)
     if opened.kind in DELIVERED:
         effects += (Deliver(encode_delivery(opened, got.stanza)),)

@@ -30,6 +30,7 @@ from tillie.model import (
     Target,
 )
 from tillie.pipeline import Policy
+from tillie.schemes import Outcome
 from tillie.schemes.omemo import Omemo
 from tillie.store import MemoryStore, Store
 
@@ -114,10 +115,11 @@ class OurDevice:
 
         return self.run(step).element
 
-    def open(self, sender: str, element: bytes) -> tuple[Opened, bytes | None]:
+    def open(self, sender: str, element: bytes) -> tuple[Outcome, bytes | None]:
         """What an element was, and its plaintext. Typed errors pass through, and leave the store as it was."""
         got = Arrived(element, Stanza("message", Address(sender + "/here"), self.address, type="chat"))
-        return self.run(lambda s: self.scheme.open(s, got, self.now))
+        outcome = self.run(lambda s: self.scheme.open(s, got, self.now))
+        return outcome, outcome.plaintext
 
     def decrypt(self, sender: str, element: bytes) -> bytes | None:
         """The plaintext of an element that must open; None for an empty message."""

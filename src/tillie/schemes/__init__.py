@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tillie.envelope.profile import Profile
 from tillie.model import (
@@ -13,14 +13,27 @@ from tillie.model import (
     DeviceReport,
     Done,
     Fact,
+    Kind,
     Need,
-    Opened,
     Publication,
     Sealed,
     State,
     Target,
     Time,
 )
+
+
+class Outcome(NamedTuple):
+    """What a scheme made of a received element: the sender's device (its key is empty while unknown), the encoded
+    envelope if it had one, and why it failed if it did."""
+
+    kind: Kind
+    device: Device
+    plaintext: bytes | None = None
+    error: str = ""
+
+    def __repr__(self) -> str:
+        return f"Outcome({self.kind}, {self.device}, {self.error!r})"
 
 
 class Scheme(Protocol):
@@ -49,8 +62,8 @@ class Scheme(Protocol):
     def seal(self, s: State, plaintext: bytes, to: Target, now: Time) -> Done[Sealed]:
         """Protect an encoded envelope for the devices of `to`, all of them trusted."""
 
-    def open(self, s: State, got: Arrived, now: Time) -> Done[tuple[Opened, bytes | None]]:
-        """What a received element is, and the encoded envelope if it had one. Raises PeerError: nothing may change."""
+    def open(self, s: State, got: Arrived, now: Time) -> Done[Outcome]:
+        """Open a received element. Raises a PeerError where nothing may change."""
 
     def heard(self, s: State, address: Address, content: Content) -> None:
         """A contact's opened content, for what it may mean to the scheme itself."""

@@ -30,7 +30,6 @@ from tillie.model import (
     Kind,
     Need,
     Notice,
-    Opened,
     Publication,
     Publish,
     RolledBack,
@@ -40,6 +39,7 @@ from tillie.model import (
     Target,
     Time,
 )
+from tillie.schemes import Outcome
 from tillie.schemes.omemo import contacts, element, own, payload, receiving, records, sessions
 from tillie.schemes.omemo.receiving import Received
 from tillie.schemes.omemo.records import KnownDevice, Own, Session
@@ -217,7 +217,7 @@ class Omemo:
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
-    def open(self, s: State, got: Arrived, now: Time) -> Done[tuple[Opened, bytes | None]]:
+    def open(self, s: State, got: Arrived, now: Time) -> Done[Outcome]:
         """Open an <encrypted>: what it was, and the envelope's bytes if it had any.
 
         Raises Malformed, BadKey, or Undecryptable (a payload that was altered: its key stays for the good copy); the
@@ -248,7 +248,7 @@ class Omemo:
         s.put(seen, records.encode_time(now))
         device, effects = self._follow(s, mine, sender, encrypted.sid, received, now)
         kind = Kind.EMPTY if plaintext is None else Kind.OPENED
-        return Done((Opened(kind, self.name, device), plaintext), effects)
+        return Done(Outcome(kind, device, plaintext), effects)
 
     def _follow(
         self, s: State, mine: Own, sender: Address, sid: int, received: Received, now: Time
@@ -286,7 +286,7 @@ class Omemo:
 
     def _failed(
         self, s: State, sender: Address, sid: int, error: Undecryptable, now: Time
-    ) -> Done[tuple[Opened, bytes | None]]:
+    ) -> Done[Outcome]:
         known = contacts.load(s, sender)
         if known is not None and known.by_id(sid) is not None:
             contacts.mark_broken(s, sender, sid, now)
@@ -295,7 +295,7 @@ class Omemo:
         notice = Notice(sender, f"a message of device {sid} could not be opened: {error.detail}")
         return self._nothing(Kind.TAMPERED, sender, sid, error.detail, notice)
 
-    def _no_session(self, s: State, sender: Address, sid: int, now: Time) -> Done[tuple[Opened, bytes | None]]:
+    def _no_session(self, s: State, sender: Address, sid: int, now: Time) -> Done[Outcome]:
         """ "clients SHOULD create a session with that device and notify it ... by responding with an empty message"."""
         contacts.want_repair(s, sender, sid, now)
         notice = Notice(sender, f"a message of device {sid} was lost: there is no session with it")
@@ -303,8 +303,8 @@ class Omemo:
 
     def _nothing(
         self, kind: Kind, sender: Address, sid: int, error: str = "", *effects: Effect
-    ) -> Done[tuple[Opened, bytes | None]]:
-        return Done((Opened(kind, self.name, Device(sender, sid, b""), error=error), None), effects)
+    ) -> Done[Outcome]:
+        return Done(Outcome(kind, Device(sender, sid, b""), error=error), effects)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
