@@ -172,7 +172,15 @@ def _content(element: xml.Element) -> tuple[Content, tuple[str, ...]]:
     for child in element:
         _refuse_text(child.tail)
     kept, discarded = policy.filter_incoming(element)
-    return Content(b"".join(map(xml.serialise, kept))), discarded
+    parts, size = [], 0
+    for child in kept:
+        parts.append(xml.serialise(child))
+        size += len(parts[-1])
+        if size > MAX_ENVELOPE_BYTES:
+            # Each child gets its own copy of the declarations around it: one long namespace name and thousands of
+            # small children would unfold into hundreds of megabytes.
+            raise Malformed(f"The content is longer than {MAX_ENVELOPE_BYTES} bytes.")
+    return Content(b"".join(parts)), discarded
 
 
 def _attribute(found: dict[str, xml.Element], name: str, attribute: str) -> str | None:
