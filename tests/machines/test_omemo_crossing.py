@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.ends import ALICE, BOB, pair, seeded, talking
 
+from support.ends import ALICE, BOB, pair, seeded, talking
 from tillie.model import Address, Kind
 from tillie.schemes.omemo import sessions
 from tillie.schemes.omemo.receiving import CROSSING

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from support.ends import ALICE, BOB, BUNDLES, CAROL, DAY, DEVICES, End, World, changed, pair
-
 from tillie.directory import omemo as directory
 from tillie.model import Kind
 from tillie.schemes.omemo import contacts, records

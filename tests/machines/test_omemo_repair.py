@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from support.ends import ALICE, BOB, BUNDLES, CAROL, DEVICES, End, Letter, World, changed, pair, talking
 
+from support.ends import ALICE, BOB, BUNDLES, CAROL, DEVICES, End, Letter, World, changed, pair, talking
 from tillie.directory import omemo as directory
 from tillie.errors import OptedOut
 from tillie.model import Address, Done, Fetched, Kind, Need

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from support.ends import ALICE, BOB, DEVICES, NS, End, World, keys_of, talking
 
+from support.ends import ALICE, BOB, DEVICES, NS, End, World, keys_of, talking
 from tillie.crypto import sign
 from tillie.errors import KeyChanged, NoRecipients, NotTrusted
 from tillie.model import Decide, Decided, Device, Fetched, Kind, Trust
