@@ -105,8 +105,8 @@ def test_not_for_this_device() -> None:
     server, alice, bob = _settled()
     element = bob.encrypt(ALICE, b"for the device that was there")
     late = OurDevice(server, ALICE)
-    opened, plaintext = late.open(BOB, element)
-    assert (opened.kind, plaintext) == (Kind.NOT_FOR_US, None)
+    opened = late.open(BOB, element)
+    assert (opened.kind, opened.plaintext) == (Kind.NOT_FOR_US, None)
     assert alice.decrypt(BOB, element) == b"for the device that was there"
 
 
@@ -159,7 +159,7 @@ def test_twomemo_loses_everything_since_an_old_backup() -> None:
     backup = bob.storage.snapshot()
     converse(server, alice, bob, turns=2)
     bob.storage.restore(backup)
-    opened, _ = alice.open(BOB, bob.encrypt(ALICE, b"with a key that was used"))
+    opened = alice.open(BOB, bob.encrypt(ALICE, b"with a key that was used"))
     assert opened.kind is Kind.TAMPERED
     alice.now += DAY
     tell(alice, bob, b"mended")
@@ -175,8 +175,8 @@ def test_ours_has_lost_the_session() -> None:
     renumbered = etree.fromstring(element)
     for key in renumbered.iterfind(KEY_PATH):
         key.set("rid", str(stranger.device_id))
-    opened, plaintext = stranger.open(BOB, etree.tostring(renumbered))
-    assert (opened.kind, plaintext) == (Kind.NO_SESSION, None)
+    opened = stranger.open(BOB, etree.tostring(renumbered))
+    assert (opened.kind, opened.plaintext) == (Kind.NO_SESSION, None)
     introduce(stranger, bob)
     stranger.tick()
     (sent,) = server.messages
@@ -240,8 +240,8 @@ def test_an_empty_message_is_an_empty_message() -> None:
     server, alice, bob = _pair()
     assert bob.decrypt(ALICE, alice.encrypt(BOB, b"hello")) == b"hello"
     (sent,) = server.messages_to(ALICE)
-    opened, plaintext = alice.open(BOB, sent.element)
-    assert (opened.kind, plaintext) == (Kind.EMPTY, None)
+    opened = alice.open(BOB, sent.element)
+    assert (opened.kind, opened.plaintext) == (Kind.EMPTY, None)
     assert not server.messages, "an empty message that completes a session is not answered"
 
 
@@ -272,8 +272,8 @@ def test_an_unknown_prekey_is_refused() -> None:
     assert key is not None
     data = base64.decode(key.text or "", max_bytes=1_000)
     key.text = base64.encode(b"\x08\xe7\x07" + data[2:])  # 999
-    opened, plaintext = alice.open(BOB, etree.tostring(root))
-    assert (opened.kind, plaintext) == (Kind.TAMPERED, None)
+    opened = alice.open(BOB, etree.tostring(root))
+    assert (opened.kind, opened.plaintext) == (Kind.TAMPERED, None)
     assert alice.decrypt(BOB, good) == b"hello"
 
 
@@ -301,12 +301,12 @@ def test_two_senders_use_one_prekey(catching_up: bool) -> None:
         introduce(alice, end)
     from_bob, from_carol = bob.encrypt(ALICE, b"I am Bob"), carol.encrypt(ALICE, b"I am Carol")
     assert alice.decrypt(BOB, from_bob) == b"I am Bob"
-    opened, plaintext = alice.open(CAROL, from_carol)
+    opened = alice.open(CAROL, from_carol)
     if catching_up:
-        assert plaintext == b"I am Carol"
+        assert opened.plaintext == b"I am Carol"
         alice.catch_up(ended=True)
     else:
-        assert (opened.kind, plaintext) == (Kind.TAMPERED, None)
+        assert (opened.kind, opened.plaintext) == (Kind.TAMPERED, None)
         tell(alice, carol, b"who are you?")
     deliver(server, alice, bob, carol)
     converse(server, alice, bob)
