@@ -421,7 +421,7 @@ def test_a_new_device_looks_at_the_list_before_it_publishes() -> None:
 @pytest.mark.parametrize("payload", [b"<devices xmlns='urn:xmpp:omemo:2'/>", b"<nonsense/>", b"<devices"])
 def test_a_list_that_is_empty_or_broken(payload: bytes) -> None:
     """B31: an empty list is believed; what can't be read leaves the list that is known, and is reported."""
-    world, alice, bob = talking()
+    world, alice, _ = talking()
     fact = Fetched(BOB, DEVICES, "", payload, pushed=True)
     alice.learn(fact)
     found = alice.store.run(lambda s: Done(alice.scheme.devices(s, BOB, world.now)))
