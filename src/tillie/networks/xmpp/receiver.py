@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Container
+from collections.abc import Container, Coroutine
 from typing import Any
 
 from slixmpp.stanza import Iq, Message, Presence
 
 from tillie.engine import Engine
 from tillie.envelope import policy
-from tillie.errors import NetworkError, Refused, StoreError
-from tillie.model import Address, Fact, Kind, Notice, Opened
+from tillie.errors import Refused, StoreError, TillieError
+from tillie.model import Address, Fact, Fetched, Kind, Notice, Opened
 from tillie.networks.xmpp import catch_up
 from tillie.networks.xmpp.acknowledgements import Handled, Hold
 from tillie.networks.xmpp.catch_up import Position
@@ -129,51 +129,43 @@ class Receiver:
             if self._paused and self._waiting.qsize() <= LOW_WATER:
                 self._resume_reading()
             try:
-                await self._process(what)
+                await self._process(what, hold)
             except StoreError as error:
                 # What is not stored must not be acknowledged: the server keeps it until the store works again.
-                self._client.event("omemo_notice", Notice(self._engine.scheme.account, str(error)))
-                self._client.exception(error)
+                self._notice(str(error))
                 self._client.abort()
                 continue
             except Exception as error:  # noqa: BLE001  a fault of ours in one stanza must not stop all others
                 self._client.exception(error)
-            if hold is not None:
+            if hold is not None and not isinstance(what, Fetched):
                 self._handled.release(hold)
-            if self._waiting.empty():
-                await self._rest()
+            if self._waiting.empty() and (self._following is None or self._following.done()):
+                self._following = asyncio.ensure_future(self._follow())
 
     def _resume_reading(self) -> None:
         self._paused = False
         if self._client.transport is not None:
             self._client.transport.resume_reading()
 
-    async def _rest(self) -> None:
-        """Nothing waits: do what can be done once for many messages."""
-        behind, self._behind = self._behind, None
-        if behind is not None and (self._following is None or self._following.done()):
-            self._following = asyncio.ensure_future(self._follow(behind))
-        elif behind is not None:
-            self._behind = behind
-        if not self.catching_up and self.archive_id != self._saved:
-            await self.save_position()
-
     # -- one by one ---------------------------------------------------------------------------------------------------
 
-    async def _process(self, what: Any) -> None:
+    async def _process(self, what: Any, hold: Hold | None) -> None:
+        """Nothing in here waits for the network: what we wait for may be behind what we have not read yet."""
         if isinstance(what, asyncio.Future):
             if not what.done():
                 what.set_result(None)
         elif isinstance(what, Incoming):
             await self._open(what)
         else:
-            await self._learn(what)
+            self._later(self._learn(what, hold))
 
-    async def _learn(self, fact: Fact) -> None:
+    async def _learn(self, fact: Fact, hold: Hold | None) -> None:
         try:
             await self._engine.learn(fact)
-        except NetworkError as error:
-            self._client.event("omemo_notice", Notice(self._engine.scheme.account, str(error)))
+        except TillieError as error:
+            self._notice(str(error))
+        if hold is not None:
+            self._handled.release(hold)
 
     async def _open(self, incoming: Incoming) -> None:
         around = incoming.arrived.stanza
@@ -189,17 +181,27 @@ class Receiver:
         if opened.kind is not Kind.DUPLICATE and opened.kind is not Kind.NOT_FOR_US:
             self._behind = _more_urgent(self._behind, opened)
 
-    async def _follow(self, opened: Opened) -> None:
-        """Answers, a fresh bundle, a repair: on the network, so not in the way of the next message."""
+    async def _follow(self) -> None:
+        """Nothing waits: answers, a fresh bundle, a repair, the archive position; once for many messages."""
         try:
-            await self._engine.after_receiving(opened)
-        except NetworkError as error:
-            self._client.event("omemo_notice", Notice(self._engine.scheme.account, str(error)))
+            while self._behind is not None or (not self.catching_up and self.archive_id != self._saved):
+                behind, self._behind = self._behind, None
+                if behind is not None:
+                    await self._engine.after_receiving(behind)
+                if not self.catching_up and self.archive_id != self._saved:
+                    await self.save_position()
+        except TillieError as error:
+            self._notice(str(error))
         except Exception as error:  # noqa: BLE001  a task of ours has no caller: slixmpp tells the program
             self._client.exception(error)
-        if self._behind is not None and self._waiting.empty():
-            opened, self._behind = self._behind, None
-            await self._follow(opened)
+
+    def _notice(self, text: str) -> None:
+        self._client.event("omemo_notice", Notice(self._engine.scheme.account, text))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._followers.add(task)
+        task.add_done_callback(self._followers.discard)
 
     def _failed(self, sender: Address, why: str) -> None:
         notice = Notice(sender.bare, f"a message can't be read: {why}")
@@ -207,9 +209,7 @@ class Receiver:
 
     def _tell(self, stanza: Any) -> None:
         """The event for an opened stanza, or `omemo_failed`; then it leaves the inbox."""
-        task = asyncio.ensure_future(self._tell_now(stanza))
-        self._followers.add(task)
-        task.add_done_callback(self._followers.discard)
+        self._later(self._tell_now(stanza))
 
     async def _tell_now(self, stanza: Any) -> None:
         delivery = stanza.delivery

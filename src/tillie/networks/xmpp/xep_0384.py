@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 from slixmpp.plugins import BasePlugin
@@ -130,19 +131,19 @@ class XEP_0384(BasePlugin):
 
     def _session_start(self, _: object) -> None:
         self.engine.disconnected()  # a new session: what the old one did not acknowledge goes out again
-        self._restart(self._begin())
+        self._restart(self._begin)
 
     def _session_resumed(self, _: object) -> None:
         # slixmpp sends again what it had sent. What it had only queued is lost there, and still in our outbox.
         self.engine.disconnected()
-        self._restart(self._go_on())
+        self._restart(self._go_on)
 
     def _disconnected(self, _: object) -> None:
         for task in (self._work, self._ticking):
             if task is not None:
                 task.cancel()
 
-    def _restart(self, work: Any) -> None:
+    def _restart(self, work: Callable[[], Awaitable[None]]) -> None:
         if self._work is not None:
             self._work.cancel()
         self._work = asyncio.ensure_future(self._guarded(work))
@@ -150,9 +151,9 @@ class XEP_0384(BasePlugin):
             self._ticking.cancel()
         self._ticking = asyncio.ensure_future(self._tick())
 
-    async def _guarded(self, work: Any) -> None:
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work
+            await work()
         except Exception as error:  # noqa: BLE001  a task of ours has no caller: the program hears of it
             self._notice(Notice(self.account, f"not ready: {error}"))
             client: Any = self.xmpp
@@ -164,13 +165,14 @@ class XEP_0384(BasePlugin):
         """After login: our device, then what came while we were away, then the end of catching up."""
         if str(self.xmpp.boundjid.bare) != self.account:
             raise StoreMismatch(f"The server knows us as {self.xmpp.boundjid.bare}, not as {self.account}.")
+        self.receiver.catching_up = True
         await self._ask_for_carbons()
         position = await self._position()
         await self.engine.start()
         await self.engine.catch_up(ended=False)
         await self.receiver.start()
         self.xmpp.event("omemo_ready", self.engine)
-        if self.catch_up and position is not None:
+        if self.catch_up:
             await self._catch_up(position)
         await self.network.wait_for_all()
         await self.receiver.drained()
@@ -202,15 +204,17 @@ class XEP_0384(BasePlugin):
         await self.receiver.save_position()
         return None
 
-    async def _catch_up(self, position: Position) -> None:
+    async def _catch_up(self, position: Position | None) -> None:
+        """Only when the archive was read to its end do live messages move the position."""
+
         async def processed(last: str) -> None:
             await self.receiver.drained()
             self.receiver.archive_id = last
             await self.receiver.save_position()
 
         try:
-            self.receiver.catching_up = True
-            await self.archive.pages(position, processed)
+            if position is not None:
+                await self.archive.pages(position, processed)
         except NetworkError as error:
             self._notice(Notice(self.account, f"the archive could not be read to its end: {error}"))
         else:
