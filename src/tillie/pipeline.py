@@ -131,7 +131,8 @@ def open(s: State, scheme: Scheme, trust: Policy, got: Arrived, now: Time, *, re
         opened = Opened(kind, scheme.name, device, trusted, error=error)
     else:
         opened = _unwrap(device, trusted, plaintext, got.stanza, scheme, now)
-        if opened.content is not None:
+        if opened.content is not None and trusted.allows_sending:
+            # Else a device that a server slipped in could opt its owner out, or back in.
             scheme.heard(s, device.address, opened.content)
     if opened.kind in DELIVERED:
         effects += (Deliver(encode_delivery(opened, got.stanza)),)
@@ -204,6 +205,9 @@ class Delivery(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Delivery({self.kind}, from {self.address!r}, {len(self.content)} characters)"
+
+    def __repr__(self) -> str:
+        return f"Delivery(kind={self.kind!r}, address={self.address!r}, device={self.device}, id={self.id!r})"
 
     @property
     def is_trusted(self) -> bool:

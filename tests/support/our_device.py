@@ -115,17 +115,16 @@ class OurDevice:
 
         return self.run(step).element
 
-    def open(self, sender: str, element: bytes) -> tuple[Outcome, bytes | None]:
-        """What an element was, and its plaintext. Typed errors pass through, and leave the store as it was."""
+    def open(self, sender: str, element: bytes) -> Outcome:
+        """What an element was. Typed errors pass through, and leave the store as it was."""
         got = Arrived(element, Stanza("message", Address(sender + "/here"), self.address, type="chat"))
-        outcome = self.run(lambda s: self.scheme.open(s, got, self.now))
-        return outcome, outcome.plaintext
+        return self.run(lambda s: self.scheme.open(s, got, self.now))
 
     def decrypt(self, sender: str, element: bytes) -> bytes | None:
         """The plaintext of an element that must open; None for an empty message."""
-        opened, plaintext = self.open(sender, element)
+        opened = self.open(sender, element)
         assert opened.kind in (Kind.OPENED, Kind.EMPTY), opened
-        return plaintext
+        return opened.plaintext
 
     def say(self, to: str, content: Content) -> Sealed:
         """Content in an envelope, sealed for every device of `to`, through the pipeline."""
