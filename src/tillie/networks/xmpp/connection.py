@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import slixmpp
+from slixmpp.stanza import StreamFeatures
 
 from tillie.engine import DecisionMaker, Engine
 from tillie.errors import AuthenticationFailed, NetworkError, Unreachable, UsageError
@@ -23,6 +24,7 @@ from tillie.store import Store
 TIMEOUT = 30.0  # seconds for a login, DNS and TLS included
 READY_TIMEOUT = 90.0  # seconds until our device is announced
 CLOSE_TIMEOUT = 3.0
+_STARTTLS = "{urn:ietf:params:xml:ns:xmpp-tls}starttls"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 120.0  # seconds between two attempts to come back
 
 
@@ -56,6 +58,8 @@ class Connection:
         self._listening = listening
         self._closing = False
         self._outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # When we gave up before it failed, nobody asks for the reason.
+        self._outcome.add_done_callback(lambda outcome: outcome.cancelled() or outcome.exception())
         self._returning: asyncio.Task[None] | None = None
         self._pause = FIRST_PAUSE
         self._refusal = Unreachable()  # of the last way that was tried; there may be several
@@ -93,6 +97,7 @@ class Connection:
         client.enable_direct_tls = self._login.direct_tls or not self._login.server
         client.enable_starttls = not self._login.direct_tls
         client.enable_plaintext = False
+        client.add_filter("in", self._require_tls)
         client.add_event_handler("omemo_ready", self._ready)
         client.add_event_handler("session_resumed", self._online)
         client.add_event_handler("failed_auth", lambda _: self._fail(AuthenticationFailed()))
@@ -149,6 +154,15 @@ class Connection:
         if not self._outcome.done():
             self._client.cancel_connection_attempt()
             self._outcome.set_exception(error)
+
+    def _require_tls(self, stanza: Any) -> Any:
+        # Whoever takes STARTTLS out of the offer would be spoken to in plain, by ANONYMOUS for example.
+        offered = not isinstance(stanza, StreamFeatures) or stanza.xml.find(_STARTTLS) is not None
+        if offered or self._client.transport.get_extra_info("ssl_object") is not None:
+            return stanza
+        self._fail(Unreachable("It offers no encrypted connection (TLS)."))
+        self._client.abort()
+        return None
 
     def _refused(self, why: object) -> None:
         self._refusal = _refusal(why)
