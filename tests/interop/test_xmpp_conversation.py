@@ -12,8 +12,9 @@ from support.prosody import HOSTS, PASSWORD, new_account, prosody, require_proso
 from support.xmpp import Bot, online, until
 from tillie.demo.prosody import PrivateProsody
 from tillie.engine import Received
-from tillie.errors import UsageError
+from tillie.errors import StoreUnwritable, UsageError
 from tillie.model import Address, Arrived, Kind, Send
+from tillie.networks.xmpp import receiver
 from tillie.store import MemoryStore
 
 __all__ = ["prosody"]
@@ -203,6 +204,72 @@ def test_what_was_not_committed_before_the_cut_comes_again(prosody: PrivateProso
     asyncio.run(scenario())
 
 
+def test_a_store_that_fails_leaves_the_message_with_the_server(prosody: PrivateProsody) -> None:
+    class Failing(MemoryStore):
+        full = False
+
+        def run(self, step: Any, /) -> Any:
+            if self.full:
+                raise StoreUnwritable()
+            return super().run(step)
+
+    async def scenario() -> None:
+        juliet, romeo = couple(prosody)
+        store = Failing(Address(romeo))
+        a, b = Bot(prosody, juliet), Bot(prosody, romeo, store=store)
+        async with online(a, b):
+            await a.say(romeo, "hello")
+            assert await b.read() == "hello"
+            await b.settled()
+            gone = asyncio.ensure_future(b.wait_until("disconnected", 10))
+            store.full = True
+            await a.say(romeo, "not stored")
+            await gone
+            assert b.notices == [str(StoreUnwritable())]
+            store.full = False
+            await b.come_back()
+            assert await b.read() == "not stored"
+            await b.nothing_more()
+
+    asyncio.run(scenario())
+
+
+def test_a_flood_makes_the_connection_wait_and_loses_nothing(
+    prosody: PrivateProsody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver, "HIGH_WATER", 4)
+    monkeypatch.setattr(receiver, "LOW_WATER", 1)
+
+    async def scenario() -> None:
+        juliet, romeo = couple(prosody)
+        a, b = Bot(prosody, juliet), Bot(prosody, romeo)
+        async with online(a, b):
+            await a.say(romeo, "hello")
+            assert await b.read() == "hello"
+            await b.settled()
+            engine = b.omemo.engine
+            receive, gate, most = engine.receive, asyncio.Event(), 0
+
+            async def slowly(got: Arrived) -> Received:
+                nonlocal most
+                await gate.wait()
+                most = max(most, b.omemo.receiver._waiting.qsize())
+                return await receive(got)
+
+            engine.receive = slowly
+            for number in range(40):
+                await a.say(romeo, f"{number} " + "x" * 20_000)
+            await until(lambda: b.omemo.receiver._paused)
+            assert not b.transport.is_reading()
+            gate.set()
+            assert [(await b.read()).split()[0] for _ in range(40)] == [str(number) for number in range(40)]
+            await b.nothing_more()
+            # What one read from the socket brings is taken in before reading stops.
+            assert most < 40
+
+    asyncio.run(scenario())
+
+
 def test_what_was_sealed_while_nobody_listened_goes_out_after_a_restart(prosody: PrivateProsody) -> None:
     async def scenario() -> None:
         juliet, romeo = couple(prosody)
@@ -290,7 +357,9 @@ def test_a_sealed_message_cannot_be_answered_in_plain_by_mistake(prosody: Privat
     asyncio.run(scenario())
 
 
-def test_sealed_requests_answers_and_presences(prosody: PrivateProsody) -> None:
+def test_sealed_requests_answers_and_presences(prosody: PrivateProsody, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
     async def scenario() -> None:
         juliet, romeo = couple(prosody)
         a, b = Bot(prosody, juliet), Bot(prosody, romeo)
@@ -334,3 +403,6 @@ def test_sealed_requests_answers_and_presences(prosody: PrivateProsody) -> None:
             assert a.errors == b.errors == []
 
     asyncio.run(scenario())
+    assert "RECV" in caplog.text
+    assert "ball" not in caplog.text
+    assert "only for Juliet" not in caplog.text

@@ -57,6 +57,11 @@ class XmppNetwork:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    async def told(self) -> None:
+        """Returns when the engine has taken in every acknowledgement that has arrived."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
     # -- asking -------------------------------------------------------------------------------------------------------
 
     async def ask(self, type_: str, to: Address | None, payload: ET.Element) -> ET.Element:

@@ -68,7 +68,10 @@ class Receiver:
         if not self._replayed:
             self._replayed = True
             for row, delivery in await self._engine.inbox():
-                self._tell(build(self._client, delivery, row=row))
+                if delivery.stanza == "iq":  # whoever asked has long stopped waiting
+                    await self._engine.acknowledge(row)
+                else:
+                    self._tell(build(self._client, delivery, row=row))
         if self._worker is None or self._worker.done():
             self._worker = asyncio.ensure_future(self._work())
 
@@ -214,7 +217,7 @@ class Receiver:
     async def _tell_now(self, stanza: Any) -> None:
         delivery = stanza.delivery
         event = EVENTS[delivery.stanza] if delivery.kind == Kind.OPENED.value else "omemo_failed"
-        if isinstance(stanza, OpenedIq) and (stanza["from"].resource == "" or not self._client.event_handled(event)):
+        if isinstance(stanza, OpenedIq) and not self._client.event_handled(event):
             self._refuse(stanza)
         await self._client.event_async(event, stanza)
         if stanza.row is None:

@@ -130,12 +130,9 @@ class XEP_0384(BasePlugin):
     # -- sessions -----------------------------------------------------------------------------------------------------
 
     def _session_start(self, _: object) -> None:
-        self.engine.disconnected()  # a new session: what the old one did not acknowledge goes out again
         self._restart(self._begin)
 
     def _session_resumed(self, _: object) -> None:
-        # slixmpp sends again what it had sent. What it had only queued is lost there, and still in our outbox.
-        self.engine.disconnected()
         self._restart(self._go_on)
 
     def _disconnected(self, _: object) -> None:
@@ -166,6 +163,8 @@ class XEP_0384(BasePlugin):
         if str(self.xmpp.boundjid.bare) != self.account:
             raise StoreMismatch(f"The server knows us as {self.xmpp.boundjid.bare}, not as {self.account}.")
         self.receiver.catching_up = True
+        await self.network.told()
+        self.engine.disconnected()  # what the old session did not acknowledge goes out again
         await self._ask_for_carbons()
         position = await self._position()
         await self.engine.start()
@@ -181,6 +180,9 @@ class XEP_0384(BasePlugin):
 
     async def _go_on(self) -> None:
         await self.receiver.start()
+        # slixmpp sends again what it had sent. What it had only queued is lost there, and still in our outbox.
+        await self.network.told()
+        self.engine.disconnected()
         await self.engine.flush()
 
     async def _ask_for_carbons(self) -> None:
