@@ -24,7 +24,8 @@ class Address(str):
 
     @property
     def bare(self) -> Address:
-        return Address(self.partition("/")[0])
+        bare, slash, _ = self.partition("/")
+        return Address(bare) if slash else self
 
     @property
     def resource(self) -> str:
@@ -71,6 +72,9 @@ class Content:
     namespace declaration. Never yet on the wire."""
 
     xml: bytes
+
+    def __repr__(self) -> str:
+        return f"Content({len(self.xml)} bytes)"
 
     def __repr__(self) -> str:
         return f"Content({len(self.xml)} bytes)"  # plaintext never reaches a log by accident
@@ -230,6 +234,9 @@ class Deliver:
     """Something opened for the program: it stays in the inbox until the program acknowledges it."""
 
     message: bytes  # as `pipeline.encode_delivery` wrote it
+
+    def __repr__(self) -> str:
+        return f"Deliver({len(self.message)} bytes)"
 
     def __repr__(self) -> str:
         return f"Deliver({len(self.message)} bytes)"

@@ -18,8 +18,8 @@ from __future__ import annotations
 import re
 from binascii import b2a_base64
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from tillie.envelope import policy
 from tillie.envelope.policy import SCE
@@ -51,8 +51,7 @@ _IQ = f"{{{OWN}}}iq"
 _NAMES = {_CONTENT: "content", _RPAD: "rpad", _TIME: "time", _TO: "to", _FROM: "from", _IQ: "iq"}
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """An envelope, and what was seen while it was read: `affixes` that are there ("rpad", "time", "to", "from", "iq"),
     names of `unknown` ones, and names of elements `discarded` from the content because only servers may send them."""
 

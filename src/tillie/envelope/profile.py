@@ -95,7 +95,7 @@ def verify(decoded: Decoded, stanza: Stanza, profile: Profile, now: Time, *, aut
 
 def _match(affix: str, inside: Address, outside: Address) -> None:
     """XEP-0420's table wants bare addresses, its IQ examples have full ones: a resource inside must match too."""
-    if inside != (outside if inside.resource else outside.bare):
+    if inside != (outside if "/" in inside else outside.bare):
         raise Refused(f"The address in <{affix}/> is not the stanza's.")
 
 

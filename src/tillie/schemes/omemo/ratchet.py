@@ -117,7 +117,9 @@ def decrypt(
         raise Undecryptable("the key of this message was used or given up")
     if message.n - chain.n > MAX_SKIP:
         raise Undecryptable(f"more than {MAX_SKIP} messages were skipped")
-    chain, skipped = _skip(chain, message.n)
+    skipped: list[SkippedKey] = []
+    if message.n > chain.n:
+        chain, skipped = _skip(chain, message.n)
     secret = open_with(version, hmac(chain.key, b"\x01"), ad, message)
     received = TheirChain(chain.public, hmac(chain.key, b"\x02"), chain.n + 1)
     if not turned:
