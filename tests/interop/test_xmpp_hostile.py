@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import slixmpp
+from slixmpp.exceptions import IqError
 
 from support.prosody import HOSTS, PASSWORD, new_account, prosody
 from support.xmpp import Bot, online
@@ -162,5 +163,37 @@ def test_an_error_with_our_own_sealed_message_in_it_is_not_opened(prosody: Priva
             a.send_raw(f"<message to='{b.boundjid}' type='error' id='1'>{element}<error type='cancel'/></message>")
             await a.settled()
             await b.nothing_more()
+
+    asyncio.run(scenario())
+
+
+def test_every_sealed_request_that_is_not_served_gets_the_same_answer(prosody: PrivateProsody) -> None:
+    async def scenario() -> None:
+        juliet, romeo = new_account(prosody, "juliet"), new_account(prosody, "romeo", HOSTS[1])
+        a, b = Bot(prosody, juliet), Bot(prosody, romeo)
+        served: list[Any] = []
+        async with online(a, b):
+            await a.say(romeo, "hello")
+            assert await b.read() == "hello"
+            request = a.make_iq_get("jabber:iq:version", ito=b.boundjid)
+            sealed, _ = await a.omemo.encrypt_iq(request)
+            good = ET.tostring(sealed.xml[0], encoding="unicode")
+            elsewhere = good.replace(' rid="', ' rid="1')
+            for element in (
+                good,
+                good.replace("</", "A</", 1),
+                elsewhere,
+                "<encrypted xmlns='urn:xmpp:omemo:2'/>",
+            ):
+                again = a.make_iq_get(ito=b.boundjid)
+                for child in ET.fromstring(f"<f>{element}</f>"):
+                    again.xml.append(child)
+                with pytest.raises(IqError) as refusal:
+                    await again.send(timeout=10)
+                error = refusal.value.iq["error"]
+                assert (error["condition"], error["type"], error["text"]) == ("service-unavailable", "cancel", "")
+                b.add_event_handler("omemo_iq", served.append)
+            assert served == []
+            assert b.errors == []
 
     asyncio.run(scenario())

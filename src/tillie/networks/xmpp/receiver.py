@@ -15,7 +15,7 @@ from slixmpp.stanza import Iq, Message, Presence
 from tillie.engine import Engine
 from tillie.envelope import policy
 from tillie.errors import Refused, StoreError, TillieError
-from tillie.model import Address, Fact, Fetched, Kind, Notice, Opened
+from tillie.model import Fact, Fetched, Kind, Notice, Opened, Stanza
 from tillie.networks.xmpp import catch_up
 from tillie.networks.xmpp.acknowledgements import Handled, Hold
 from tillie.networks.xmpp.catch_up import Position
@@ -173,10 +173,13 @@ class Receiver:
     async def _open(self, incoming: Incoming) -> None:
         around = incoming.arrived.stanza
         if incoming.ambiguous:
-            self._failed(around.sender, "it has more than one sealed element")
+            self._failed(around, "it has more than one sealed element")
             return
         received = await self._engine.receive(incoming.arrived)
         opened = received.opened
+        handled = opened.kind is Kind.OPENED and self._client.event_handled(EVENTS["iq"])
+        if around.kind == "iq" and not handled:
+            self._refuse(around)
         if incoming.archive_id and not self.catching_up:
             self.archive_id = incoming.archive_id
         if opened.kind not in _SILENT:
@@ -206,9 +209,11 @@ class Receiver:
         self._followers.add(task)
         task.add_done_callback(self._followers.discard)
 
-    def _failed(self, sender: Address, why: str) -> None:
-        notice = Notice(sender.bare, f"a message can't be read: {why}")
+    def _failed(self, around: Stanza, why: str) -> None:
+        notice = Notice(around.sender.bare, f"a message can't be read: {why}")
         self._client.event("omemo_notice", notice)
+        if around.kind == "iq":
+            self._refuse(around)
 
     def _tell(self, stanza: Any) -> None:
         """The event for an opened stanza, or `omemo_failed`; then it leaves the inbox."""
@@ -217,16 +222,16 @@ class Receiver:
     async def _tell_now(self, stanza: Any) -> None:
         delivery = stanza.delivery
         event = EVENTS[delivery.stanza] if delivery.kind == Kind.OPENED.value else "omemo_failed"
-        if isinstance(stanza, OpenedIq) and not self._client.event_handled(event):
-            self._refuse(stanza)
         await self._client.event_async(event, stanza)
         if stanza.row is None:
             return
         if self._acknowledge or isinstance(stanza, OpenedIq):
             await self._engine.acknowledge(stanza.row)
 
-    def _refuse(self, iq: OpenedIq) -> None:
-        reply = self._client.make_iq(id=iq["id"], ito=iq["from"], itype="error")
+    def _refuse(self, request: Stanza) -> None:
+        """RFC 6120 section 8.2.3: a request must be answered. The same for one that nobody handles, and one that does
+        not open: the sender learns nothing about why."""
+        reply = self._client.make_iq(id=request.id, ito=request.sender, itype="error")
         reply["error"]["condition"] = "service-unavailable"
         reply.send()
 
