@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Annotated
@@ -41,7 +42,7 @@ def backup(
     from tillie.cli import unlock
     from tillie.store import backup as container
 
-    if file.exists() and not force:
+    if os.path.exists(file) and not force:  # pathlib raises where a parent is a file
         raise UsageError(f"{file} is there already.", hint="Choose another name, or replace it with --force.")
     with unlock.account(account, passphrase_file) as ours:
         records = ours.copy(with_password=with_password)
@@ -109,7 +110,8 @@ def _write(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(draft, path)
     except OSError as error:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
         raise StoreUnwritable(f"{path} can't be written: {error.strerror}.") from None
 
 
