@@ -128,10 +128,19 @@ class Engine:
         raise NoProgress(", ".join(_describe(ask) for ask in asked))
 
     async def _run(self, step: Step[T]) -> Committed[T] | Need:
+        if self.store.rolled_back:
+            # Before anything is sent: message keys that the old copy would use next may have been used.
+            self._tell(await self._on_store(self._renew))
         out = await self._on_store(lambda: self.store.run(step))
         if isinstance(out, Committed):
             self._tell(out.effects)
         return out
+
+    def _renew(self) -> tuple[Effect, ...]:
+        if not self.store.rolled_back:
+            return ()  # another task was first
+        renewed = self.store.accept_roll_back(self._learning(RolledBack()))
+        return renewed.effects if isinstance(renewed, Committed) else ()
 
     async def _on_store(self, call: Callable[[], T]) -> T:
         if self._thread is None:
@@ -174,9 +183,6 @@ class Engine:
     async def start(self) -> Device:
         """After login: make and announce our device if there is none, renew after a roll-back, do what is due."""
         device = await self._drive(lambda s: self.scheme.prepare(s, self._clock()))
-        if self.store.rolled_back:
-            # Before anything is sent: message keys that the old copy would use next may have been used.
-            await self._on_store(lambda: self.store.accept_roll_back(self._learning(RolledBack())))
         self._on_the_wire.clear()
         await self.tick()
         return device.value

@@ -35,6 +35,9 @@ class Received(NamedTuple):
     answer: bool = False
     used_prekey: bool = False
 
+    def __repr__(self) -> str:
+        return f"Received(answer={self.answer}, used_prekey={self.used_prekey})"
+
 
 def receive(
     version: Version, s: State, device: Own, address: Address, sid: int, kex: bool, data: bytes, now: Time

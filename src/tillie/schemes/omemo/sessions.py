@@ -27,6 +27,9 @@ class Got(NamedTuple):
     session: Session
     heartbeat: bool
 
+    def __repr__(self) -> str:
+        return f"Got(session={self.session}, heartbeat={self.heartbeat})"
+
 
 def load(s: State, address: Address, device_id: int) -> Session | None:
     data = s.get(records.of_device("session", address, device_id))
