@@ -70,8 +70,8 @@ def test_the_command_ends_with_one_if_the_demo_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Broken(InProcess):
-        def archived(self, payload: bytes) -> str:
-            return ""
+        def archived(self, payload: bytes) -> list[tuple[str, str]]:
+            return []
 
     monkeypatch.setattr(conversation, "choose", Broken)
     assert main(["demo", "conversation", "--json"]) == exits.FAILED

@@ -78,14 +78,15 @@ class Device:
         return next(stanza for stanza in self.sent if needle in stanza)
 
     async def reads(self, text: str) -> str:
-        """Wait for this text, acknowledge it; whom it came from."""
+        """Wait for a message that says this; what it said, as it was opened."""
         engine = self.online().engine
         deadline = time.monotonic() + READ_SECONDS
         while time.monotonic() < deadline:
             for row, delivery in await engine.inbox():
-                if delivery.content and text_of(delivery.content) == text:
+                opened = text_of(delivery.content) if delivery.content else ""
+                if opened == text:
                     await engine.acknowledge(row)
-                    return delivery.address
+                    return opened
             await asyncio.sleep(_LOOK_SECONDS)
         raise NotRead(f"{self.name} did not read a message in {READ_SECONDS:.0f} seconds.")
 
@@ -143,9 +144,7 @@ class Conversation:
     async def _exchange(self, author: Device, to: Address, text: str, readers: list[Device]) -> None:
         self.said.append(text)
         stanza = await author.say(to, text)
-        for reader in readers:
-            await reader.reads(text)
-        self._show(author, text, stanza, readers)
+        self._show(author, text, stanza, [(reader.name, await reader.reads(text)) for reader in readers])
 
     async def _while_away(self) -> None:
         await self.bob.go_offline()
@@ -155,14 +154,13 @@ class Conversation:
             stanzas.append(await self.laptop.say(BOB, text))
         await self.bob.go_online()
         for text, stanza in zip(WAITING, stanzas, strict=True):
-            await self.bob.reads(text)
-            self._show(self.laptop, text, stanza, [self.bob])
+            self._show(self.laptop, text, stanza, [(self.bob.name, await self.bob.reads(text))])
 
-    def _show(self, author: Device, text: str, stanza: bytes, readers: list[Device]) -> None:
-        place = self.place.archived(payload_of(stanza))
-        if not place:
+    def _show(self, author: Device, text: str, stanza: bytes, read: list[tuple[str, str]]) -> None:
+        kept = self.place.archived(payload_of(stanza))
+        if not kept:
             raise NotRead("The server's archive does not hold the sealed message.")
-        self.stage.exchange(author.name, text, stanza, place, [(reader.name, text) for reader in readers])
+        self.stage.exchange(author.name, text, stanza, kept, read)
 
     def _verify(self) -> None:
         """What people do over the telephone: each reads out a fingerprint, the other compares it."""

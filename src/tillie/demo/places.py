@@ -38,8 +38,8 @@ class Place(Protocol):
     def seen(self) -> Iterator[tuple[str, bytes]]:
         """All that the server holds: data, archives, logs."""
 
-    def archived(self, payload: bytes) -> str:
-        """Where in its archive the server keeps this payload; "" if nowhere."""
+    def archived(self, payload: bytes) -> list[tuple[str, str]]:
+        """Where in its archives the server keeps this payload, each with a few lines around it."""
 
 
 class OnProsody:
@@ -71,11 +71,13 @@ class OnProsody:
         # The whole folder: data of both hosts, archives, log, console. Stores of Alice and Bob are elsewhere.
         return plaintext.files(self._server.folder)
 
-    def archived(self, payload: bytes) -> str:
+    def archived(self, payload: bytes) -> list[tuple[str, str]]:
+        found = []
         for name, data in plaintext.files(self._server.data_folder):
             if "archive" in Path(name).parts and payload in data:
-                return re.sub(r"%([0-9a-f]{2})", lambda code: chr(int(code[1], 16)), name)
-        return ""
+                readable = re.sub(r"%([0-9a-f]{2})", lambda code: chr(int(code[1], 16)), name)
+                found.append((readable, _lines_around(data, payload)))
+        return found
 
 
 class InProcess:
@@ -105,9 +107,21 @@ class InProcess:
         for (address, node), items in self._server.items.items():
             yield f"{node} of {address}", b"".join(items.values())
 
-    def archived(self, payload: bytes) -> str:
+    def archived(self, payload: bytes) -> list[tuple[str, str]]:
         found = [number for number, entry in enumerate(self._server.archive) if payload in entry.stanza]
-        return f"archive, message {found[0]}" if found else ""
+        return [(f"message {number}", f"<payload>{payload.decode()}</payload>") for number in found]
+
+
+def _lines_around(data: bytes, payload: bytes) -> str:
+    """The line of a file that holds the payload, and the one behind it."""
+    at = data.index(payload)
+    start = data.rfind(b"\n", 0, at) + 1
+    end = at
+    for _ in range(2):
+        end = data.find(b"\n", end + 1)
+        if end < 0:
+            end = len(data)
+    return data[start:end].decode(errors="replace").replace("\t", "")
 
 
 def choose() -> Place:

@@ -63,11 +63,17 @@ class Stage:
     def remark(self, text: str) -> None:
         self._print(text)
 
-    def exchange(self, author: str, text: str, stanza: bytes, archive: str, read: list[tuple[str, str]]) -> None:
-        """One message at its three places: what was said, what the server got and keeps, what was read."""
+    def exchange(
+        self, author: str, text: str, stanza: bytes, kept: list[tuple[str, str]], read: list[tuple[str, str]]
+    ) -> None:
+        """One message at its three places: what was said, what the server got and keeps, what was read.
+
+        `kept` are the places in the server's archives with their lines, `read` who read it and what.
+        """
         if self._json:
             return
-        saw = [*shorten(stanza), "", f"and it keeps the same payload in its archive: {archive}"]
+        archives = ", ".join(name for name, _ in kept)
+        saw = [*shorten(stanza), "", f"and keeps in its archives ({archives}):", *shorten(kept[0][1].encode())]
         columns = [(f"{author} said", [text]), ("the server saw", saw)]
         columns += [(f"{reader} read", [got]) for reader, got in read]
         if self._rich:
