@@ -104,7 +104,10 @@ class Engine:
         self._fetches: dict[Fetch, asyncio.Task[Fetched]] = {}
         self._slots = asyncio.Semaphore(MAX_PARALLEL)
         self._on_the_wire: dict[str, int] = {}  # stanza id -> outbox row, until the server is known to have it
-        self._flushing = asyncio.Lock()
+        self._sending = asyncio.Lock()
+        self._publishing = False
+        self._look_again = False
+        self._tried: set[int] = set()  # outbox rows that could not be published, until the next tick or connection
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -242,6 +245,7 @@ class Engine:
 
     async def tick(self) -> None:
         """Rotation, repairs and refreshes that are due, and another try for what the outbox holds."""
+        self._tried.clear()
         await self.drive(lambda s: self.scheme.tick(s, self._clock()))
 
     # -- inbox and outbox -------------------------------------------------------------------------------------------
@@ -258,17 +262,37 @@ class Engine:
         return await self._on_store(self.store.outbox)
 
     async def flush(self) -> None:
-        """Hand the outbox to the network, in order. What can't be sent now stays there; it is not an error."""
-        async with self._flushing:
+        """Hand the outbox to the network: messages in their order, then what is to be published. What can't go out now
+        stays there; it is not an error. No message waits for a server that is slow or unwilling to publish."""
+        async with self._sending:
             for item in await self.outbox():
-                try:
-                    if isinstance(item.effect, Send):
-                        await self._flush_send(item.id, item.effect)
-                    else:
-                        await self._flush_publish(item.id, item.effect)
-                except NetworkError as error:
-                    self._notice(Notice(self.scheme.account, f"not sent yet: {error}"))
+                if isinstance(item.effect, Send) and not await self._try(self._flush_send(item.id, item.effect)):
                     return
+        self._look_again = True
+        if self._publishing:
+            return  # whoever publishes now looks at the outbox again before it ends
+        self._publishing = True
+        try:
+            while self._look_again:
+                self._look_again = False
+                await self._publish_all()
+        finally:
+            self._publishing = False
+
+    async def _publish_all(self) -> None:
+        for row in await self.outbox():
+            if isinstance(row.effect, Publish) and row.id not in self._tried:
+                self._tried.add(row.id)
+                await self._try(self._flush_publish(row.id, row.effect))
+                self._look_again = True
+
+    async def _try(self, work: Awaitable[None]) -> bool:
+        try:
+            await work
+        except NetworkError as error:
+            self._notice(Notice(self.scheme.account, f"not sent yet: {error}"))
+            return False
+        return True
 
     async def _flush_send(self, row: int, item: Send) -> None:
         if item.id in self._on_the_wire:
@@ -298,6 +322,7 @@ class Engine:
     def disconnected(self) -> None:
         """The connection is gone: what was not acknowledged goes out again, the same bytes, at the next flush."""
         self._on_the_wire.clear()
+        self._tried.clear()
 
     async def close(self) -> None:
         await self._on_store(self.store.close)

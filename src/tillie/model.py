@@ -74,9 +74,6 @@ class Content:
     xml: bytes
 
     def __repr__(self) -> str:
-        return f"Content({len(self.xml)} bytes)"
-
-    def __repr__(self) -> str:
         return f"Content({len(self.xml)} bytes)"  # plaintext never reaches a log by accident
 
 
@@ -234,9 +231,6 @@ class Deliver:
     """Something opened for the program: it stays in the inbox until the program acknowledges it."""
 
     message: bytes  # as `pipeline.encode_delivery` wrote it
-
-    def __repr__(self) -> str:
-        return f"Deliver({len(self.message)} bytes)"
 
     def __repr__(self) -> str:
         return f"Deliver({len(self.message)} bytes)"

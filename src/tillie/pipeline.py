@@ -204,9 +204,6 @@ class Delivery(msgspec.Struct, frozen=True):
     via: str
 
     def __repr__(self) -> str:
-        return f"Delivery({self.kind}, from {self.address!r}, {len(self.content)} characters)"
-
-    def __repr__(self) -> str:
         return f"Delivery(kind={self.kind!r}, address={self.address!r}, device={self.device}, id={self.id!r})"
 
     @property

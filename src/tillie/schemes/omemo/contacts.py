@@ -19,7 +19,7 @@ REPAIR_INTERVAL = 300.0  # "at most one repair message per device per 5 minutes"
 MAX_REPAIRS = 64  # devices of one account that may wait for a repair: a stranger can invent device ids
 MAX_UNLISTED = 64  # devices of one account that wrote to us without being listed
 
-_ABSENT = frozenset({"item-not-found", "feature-not-implemented", "service-unavailable"})
+_ABSENT = frozenset({"item-not-found", "feature-not-implemented", "service-unavailable", "forbidden", "not-allowed"})
 
 
 class Learned(NamedTuple):

@@ -284,9 +284,7 @@ class Omemo:
         encryption = stanza.encryption(self.namespace, self.title)
         return [Send(stanza.message(address, message_id, sealed, encryption, kind="chat"), message_id)]
 
-    def _failed(
-        self, s: State, sender: Address, sid: int, error: Undecryptable, now: Time
-    ) -> Done[Outcome]:
+    def _failed(self, s: State, sender: Address, sid: int, error: Undecryptable, now: Time) -> Done[Outcome]:
         known = contacts.load(s, sender)
         if known is not None and known.by_id(sid) is not None:
             contacts.mark_broken(s, sender, sid, now)
@@ -301,9 +299,7 @@ class Omemo:
         notice = Notice(sender, f"a message of device {sid} was lost: there is no session with it")
         return self._nothing(Kind.NO_SESSION, sender, sid, "there is no session with this device", notice)
 
-    def _nothing(
-        self, kind: Kind, sender: Address, sid: int, error: str = "", *effects: Effect
-    ) -> Done[Outcome]:
+    def _nothing(self, kind: Kind, sender: Address, sid: int, error: str = "", *effects: Effect) -> Done[Outcome]:
         return Done(Outcome(kind, Device(sender, sid, b""), error=error), effects)
 
     # -- learning ---------------------------------------------------------------------------------------------------
