@@ -31,7 +31,7 @@ def _version() -> Figure:
         "ours": Side(lambda count: [ours] * count, 1, _says_version, warm_up=1),
         "floor": Side(lambda count: [floor] * count, 1, warm_up=1),
     }
-    return Figure("cli.version", sides, Target(most=MOST), rounds=ROUNDS)
+    return Figure("cli.version", sides, Target(most=MOST), rounds=ROUNDS, wall=True)
 
 
 FIGURES = {"cli.version": _version}
