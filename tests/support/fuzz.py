@@ -1,0 +1,125 @@
+"""Every decoder of untrusted bytes on the way of an OMEMO message, and a search for what breaks one.
+
+A short search runs with the tests. A long one by hand, from the root of the project:
+
+    PYTHONPATH=src:tests .venv/bin/python -m support.fuzz 600
+
+Each decoder gets its share of the seconds. What raises anything but a PeerError, or takes longer than SLOW, is written
+to tests/corpus/<decoder>/, where `test_omemo_corpus` replays it from then on. Commit it together with the mend.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from tillie.crypto import sign
+from tillie.directory import omemo as directory
+from tillie.envelope import codec
+from tillie.errors import PeerError, UsageError
+from tillie.model import Address, Content, Envelope
+from tillie.schemes.omemo import element, messages
+from tillie.trust import fingerprint
+
+CORPUS = Path(__file__).parent.parent / "corpus"
+SLOW = 2.0  # seconds for one input; the slowest honest ones take milliseconds
+MAX_MUTATIONS = 6
+INTERESTING = (b"", b"<", b">", b"'", b"&", b"\x00", b"\xff", b"0", b"-1", b"4294967296", b"<!--", b"]]>", b"\x80" * 9)
+
+_ME = Address("bob@b.example")
+_SEED = b"\x11" * 32
+_POINT = (9).to_bytes(32, "little")
+_BUNDLE = directory.Bundle(sign.public_of(_SEED), 1, _POINT, sign.sign(_SEED, _POINT), {1: _POINT, 2: _POINT})
+_SIGNED = messages.encode_unauthenticated(3, 2, _POINT, bytes(64))
+_MESSAGE = messages.encode(bytes(16), _SIGNED)
+_EXCHANGE = messages.encode_key_exchange(1, 1, sign.public_of(_SEED), _POINT, bytes(16), _SIGNED)
+_ELEMENT = element.encode(7, [(_ME, [element.Key(5, True, _EXCHANGE)])], bytes(64))
+_LISTED = directory.ListedDevice(5, "phone", sign.sign(_SEED, b"phone"))
+_CONTENT = Content(b"<body xmlns='jabber:client'>x</body>")
+_ENVELOPE = codec.encode(Envelope(_CONTENT, sender=_ME, to=_ME, time=1_780_000_000.0, iq=("get", "1")), bytes)
+
+
+def _shown(data: bytes) -> str:
+    """A fingerprint is typed by a person: its error is hers."""
+    try:
+        return fingerprint.normalise(data.decode(errors="replace"))
+    except UsageError:
+        return ""
+
+
+DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[bytes, ...]]] = {
+    "element": (lambda data: element.decode(data, _ME, 5), (_ELEMENT, _ELEMENT.replace(b"'", b'"'))),
+    "message": (messages.decode, (_MESSAGE,)),
+    "exchange": (messages.decode_key_exchange, (_EXCHANGE,)),
+    "devices": (directory.parse_devices, (directory.encode_devices([_LISTED, directory.ListedDevice(9)]),)),
+    "bundle": (directory.parse_bundle, (directory.encode_bundle(_BUNDLE),)),
+    "identity": (sign.public_to_curve, (sign.public_of(_SEED),)),
+    "fingerprint": (_shown, (fingerprint.fingerprint(_BUNDLE.identity).encode(),)),
+    "envelope": (codec.decode, (_ENVELOPE, _ENVELOPE.replace(b"'", b'"'))),
+}
+
+
+def mutate(data: bytes, random: Random) -> bytes:
+    """The bytes with a few changes: flipped, removed, repeated, moved, replaced by something interesting."""
+    out = bytearray(data)
+    for _ in range(random.randint(1, MAX_MUTATIONS)):
+        start = random.randrange(len(out) + 1)
+        end = min(len(out), start + random.choice((0, 1, 1, 2, 8, 40)))
+        match random.randrange(5):
+            case 0 if start < len(out):
+                out[start] ^= 1 << random.randrange(8)
+            case 1:
+                del out[start:end]
+            case 2:
+                out[start:start] = out[start:end] * random.choice((1, 2, 50))
+            case 3:
+                piece = bytes(out[start:end])
+                at = random.randrange(len(out) + 1)
+                out[at:at] = piece
+            case _:
+                out[start:end] = random.choice(INTERESTING)
+    return bytes(out)
+
+
+def try_one(name: str, data: bytes) -> str:
+    """Decode, and say what is wrong with how that went; "" if nothing is."""
+    started = time.perf_counter()
+    try:
+        DECODERS[name][0](data)
+    except PeerError:
+        pass
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+        return f"{type(error).__name__}: {error}"
+    took = time.perf_counter() - started
+    return f"took {took:.1f} s" if took > SLOW else ""
+
+
+def search(seconds: float, seed: int) -> list[Path]:
+    """Mutate for some seconds; the files that were written."""
+    random = Random(seed)
+    found = []
+    for name, (_, seeds) in DECODERS.items():
+        pool, tried = list(seeds), 0
+        until = time.monotonic() + seconds / len(DECODERS)
+        while time.monotonic() < until:
+            data = mutate(random.choice(pool), random)
+            wrong = try_one(name, data)
+            tried += 1
+            if wrong:
+                path = CORPUS / name / hashlib.sha256(data).hexdigest()[:16]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+                found.append(path)
+                sys.stdout.write(f"{path}: {wrong}\n")
+            elif len(data) < 100_000 and random.randrange(50) == 0:
+                pool.append(data)
+        sys.stdout.write(f"{name}: {tried} inputs\n")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(bool(search(float(sys.argv[1]) if len(sys.argv) > 1 else 60.0, seed=time.time_ns())))
