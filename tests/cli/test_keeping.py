@@ -130,6 +130,7 @@ def test_a_restored_account_keeps_identity_trust_and_history(
     given = ("--password-file", str(again.password_file), "--key-file", str(again.home / "key"))
     done = again("restore", file, "--backup-passphrase-file", secret, *given)
     assert done.code == exits.OK, done.err
+    assert f"tillie devices remove {device}\n" in done.err
     new_device, new_fingerprint = own_key(again)
     assert new_fingerprint == fingerprint
     assert new_device != device
@@ -192,3 +193,18 @@ def test_restored_without_a_network_the_device_is_made_later(world: World, alice
     world.refuse = lambda: None
     assert again("devices").code == exits.OK
     assert own_key(again)[1] == fingerprint
+
+
+def test_a_second_live_copy_is_noticed(world: World, alice: Person, bob: Person, secret: str) -> None:
+    file = str(world.folder / "alice.backup")
+    alice("backup", file, "--backup-passphrase-file", secret)
+    again = Person(world, "alice", ALICE, machine="new laptop")
+    given = ("--password-file", str(again.password_file), "--key-file", str(again.home / "key"))
+    assert again("restore", file, "--backup-passphrase-file", secret, *given).code == exits.OK
+    old, new = own_key(alice)[0], own_key(again)[0]
+    for person, other in ((alice, new), (again, old)):
+        done = person("send", BOB, "hello", "--report")
+        reported = {line.split()[0]: line for line in done.lines}
+        assert "skipped" in reported[str(other)]
+        assert "own identity key" in reported[str(other)]
+    assert bob("send", ALICE, "hello").err == f"Sent: sealed for 2 devices of {ALICE}.\n"

@@ -47,7 +47,12 @@ def backup(
     with unlock.account(account, passphrase_file) as ours:
         records = ours.copy(with_password=with_password)
         secret = _new_passphrase(backup_passphrase_file)
-        words: container.Words = {"account": str(ours.address), "made": int(time.time())}
+        mine = ours.own_device()
+        words: container.Words = {
+            "account": str(ours.address),
+            "device": mine.id if mine else None,
+            "made": int(time.time()),
+        }
         _write(file, container.write(records, words, secret))
     show.line(f"{ours.address} is backed up in {file}.")
     show.note("Without its passphrase nobody can open it, you neither.")
@@ -88,7 +93,12 @@ def restore(
         show.note("Its new device is made at the next connection: 'tillie devices'.")
         raise typer.Exit(exits.NETWORK)
     show.line(f"{address} is restored: this is device {device.id}, with the identity of before.")
-    show.note("If the old machine still runs, remove the account there: one identity on two machines confuses people.")
+    if words.get("device"):
+        show.note(
+            f"It takes the place of device {words['device']}. If that one is gone for good, take it off your list:"
+        )
+        show.note(f"  tillie devices remove {words['device']}")
+    show.note("If the old machine still runs, remove the account there: two copies of one identity confuse people.")
 
 
 def _new_passphrase(file: Path | None) -> str:
