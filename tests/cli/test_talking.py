@@ -210,3 +210,20 @@ def test_chat_talks_and_hears(alice: Person, bob: Person) -> None:
     done = alice("chat", BOB, stdin="I am.\n\nFarewell.\n")
     assert done.code == exits.OK
     assert [line.rpartition("  ")[2] for line in bob("listen", "--count", "2").lines] == ["I am.", "Farewell."]
+
+
+@pytest.mark.parametrize("part", [b"<payload>", b"<key rid="])
+def test_an_altered_message_is_told_and_shows_nothing(world: World, alice: Person, bob: Person, part: bytes) -> None:
+    alice("send", BOB, "one")
+    bob("listen", "--count", "1")
+    alice("send", BOB, "altered")
+    archived = world.server.archive[-1]
+    at = archived.stanza.index(b">", archived.stanza.index(part) + len(part) - 1) + 60
+    changed = b"A" if archived.stanza[at : at + 1] != b"A" else b"B"
+    stanza = archived.stanza[:at] + changed + archived.stanza[at + 1 :]
+    world.server.archive[-1] = archived._replace(stanza=stanza)
+    alice("send", BOB, "three")
+    heard = bob("listen", "--count", "1" if part == b"<payload>" else "2")
+    assert "altered" not in heard.out
+    assert heard.out.endswith("three\n")
+    assert "can't be read" in heard.out + heard.err

@@ -59,7 +59,7 @@ class LocalServer:
     ) -> LocalConnection:
         """As `networks.xmpp.connection.connect`, without a password."""
         scheme = Omemo(account, label=label, repair=repair)
-        connection = LocalConnection(self, account)
+        connection = LocalConnection(self, account, notice or (lambda _: None))
         connection.engine = Engine(
             store,
             connection,
@@ -104,7 +104,8 @@ class LocalConnection:
 
     engine: Engine
 
-    def __init__(self, server: LocalServer, account: Address) -> None:
+    def __init__(self, server: LocalServer, account: Address, notice: Callable[[Notice], None]) -> None:
+        self._notice = notice
         self.account = account
         self.address = Address(f"{account}/{random_bytes(6).hex()}")
         self.listening = False
@@ -199,7 +200,10 @@ class LocalConnection:
         except StoreError:
             await self.close()  # the archive keeps it until the store works again
             raise
-        self._later(self.engine.after_receiving(received.opened))
+        opened = received.opened
+        if received.inbox is None and opened.error:
+            self._notice(Notice(arrived.stanza.sender.bare, f"a message can't be read: {opened.error}"))
+        self._later(self.engine.after_receiving(opened))
 
     async def _keep(self, position: int) -> None:
         def step(s: State) -> Done[None]:

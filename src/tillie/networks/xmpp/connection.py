@@ -213,12 +213,20 @@ async def connect(
     connection = Connection(login, store, options, listening=listening)
     if notice is not None:
         connection._client.add_event_handler("omemo_notice", notice)
+        connection._client.add_event_handler("omemo_failed", lambda stanza: _tell_of_failure(stanza, notice))
     try:
         await connection.log_in()
     except BaseException:
         await connection.close()
         raise
     return connection
+
+
+def _tell_of_failure(stanza: Any, notice: Callable[[Notice], None]) -> None:
+    """What changed nothing, not even the inbox, is told at once: nobody finds it there."""
+    if stanza.row is None:
+        about = Address(stanza.delivery.address)
+        notice(Notice(about, f"a message can't be read: {stanza.delivery.error or stanza.delivery.kind}"))
 
 
 def _refusal(why: object) -> Unreachable:
