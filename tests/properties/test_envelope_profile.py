@@ -224,7 +224,7 @@ def test_a_time_that_is_reported_can_be_shown(inside: Time | None, stamp: Time |
 
 
 def test_findings_are_passed_on() -> None:
-    found = replace(decoded(), discarded=("<store> (urn:xmpp:hints)",), unknown=("<x> (urn:x)",))
+    found = decoded()._replace(discarded=("<store> (urn:xmpp:hints)",), unknown=("<x> (urn:x)",))
     assert check(found).notes == (
         "Discarded from the sealed content: <store> (urn:xmpp:hints).",
         "Ignored an unknown affix: <x> (urn:x).",

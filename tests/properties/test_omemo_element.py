@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from tillie.errors import Malformed
 from tillie.model import Address
 from tillie.schemes.omemo import element

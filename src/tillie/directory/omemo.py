@@ -7,6 +7,8 @@ valid. One bad device never costs the others: `ListedDevice` keeps what it says,
 
 from __future__ import annotations
 
+import re
+from binascii import a2b_base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +27,10 @@ MAX_LABEL = 200  # "RECOMMENDED to keep the length of the label under 53 Unicode
 MAX_BUNDLE_BYTES = 65_536
 
 _NS = f"{{{NAMESPACE}}}"
+_PK = _NS + "pk"
+# Lines of 32 bytes in Base64, in the one spelling that `wire.base64` takes.
+_CODED_LINES = re.compile("(?:[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=\n)++")
+_CODED_LINE = 45
 
 
 class ListedDevice(NamedTuple):
@@ -127,17 +133,20 @@ def parse_id(text: str | None) -> int:
 def _prekeys(element: etree._Element) -> dict[int, bytes]:
     if len(element) > MAX_PREKEYS:
         raise Malformed(f"a bundle has more than {MAX_PREKEYS} prekeys")
-    prekeys: dict[int, bytes] = {}
-    for child in element:
-        if child.tag != _NS + "pk":
-            continue
-        key_id = parse_id(child.get("id"))
-        if key_id in prekeys:
-            raise Malformed("a bundle has two prekeys with one id")
-        prekeys[key_id] = agree.check(base64.decode(xml.text_of(child), max_bytes=agree.KEY))
-    if not prekeys:
+    children = [child for child in element if child.tag == _PK]
+    if not children:
         raise Malformed("a bundle has no prekeys")
-    return prekeys
+    ids = [parse_id(child.get("id")) for child in children]
+    if len(set(ids)) != len(ids):
+        raise Malformed("a bundle has two prekeys with one id")
+    coded = [xml.text_of(child) for child in children]
+    # One look at all of them: a bundle is read before every first message.
+    lines = "".join(f"{text}\n" for text in coded)
+    if len(lines) == len(coded) * _CODED_LINE and _CODED_LINES.fullmatch(lines):
+        keys = [a2b_base64(text) for text in coded]
+    else:
+        keys = [base64.decode(text, max_bytes=agree.KEY) for text in coded]
+    return dict(zip(ids, map(agree.check, keys), strict=True))
 
 
 def _only(parent: etree._Element, name: str) -> etree._Element:
