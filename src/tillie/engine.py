@@ -183,9 +183,14 @@ class Engine:
 
     # -- what programs call -----------------------------------------------------------------------------------------
 
-    async def start(self) -> Device:
-        """After login: make and announce our device if there is none, renew after a roll-back, do what is due."""
+    async def start(self, *, catching_up: bool = False) -> Device:
+        """After login: make and announce our device if there is none, renew after a roll-back, do what is due.
+
+        `catching_up`: what waits for us is read next, and keys that it may need are kept until `catch_up` ended.
+        """
         device = await self._drive(lambda s: self.scheme.prepare(s, self._clock()))
+        if catching_up:
+            await self._learn(CatchUp(ended=False))
         self._on_the_wire.clear()
         await self.tick()
         return device.value

@@ -6,7 +6,7 @@ from support.ends import ALICE, BOB, BUNDLES, CAROL, DAY, DEVICES, End, World, c
 from tillie.directory import omemo as directory
 from tillie.model import Kind
 from tillie.schemes.omemo import contacts, records
-from tillie.schemes.omemo.own import PREKEYS, ROTATION
+from tillie.schemes.omemo.own import PREKEYS, ROTATION, SIGNED_KEPT
 
 
 def bundle_of(end: End) -> directory.Bundle:
@@ -120,8 +120,23 @@ def test_the_signed_prekey_changes_when_it_is_due_and_the_old_one_serves_as_long
     bob.tick()
     assert bundle_of(bob).signed_prekey_id == first + 1
     world.pass_time(ROTATION - 1)
-    bob.tick()
+    bob.catch_up(ended=True)
     assert bob.read(late[0]).kind is Kind.OPENED
+    world.pass_time(1)
+    bob.tick()
+    assert records.of_number("signed", first) in bob.dump()[0], "what waits for us may need it"
+    bob.catch_up(ended=True)
+    assert records.of_number("signed", first) not in bob.dump()[0]
+
+
+def test_who_never_catches_up_keeps_a_signed_prekey_for_a_month_only() -> None:
+    world, _, bob = pair()
+    first = bundle_of(bob).signed_prekey_id
+    world.pass_time(ROTATION)
+    bob.tick()
+    world.pass_time(SIGNED_KEPT - 1)
+    bob.tick()
+    assert records.of_number("signed", first) in bob.dump()[0]
     world.pass_time(1)
     bob.tick()
     assert records.of_number("signed", first) not in bob.dump()[0]
@@ -151,7 +166,9 @@ def test_ninety_days_of_talking_leave_no_heap_behind() -> None:
     for day in range(90):
         world.pass_time(DAY)
         for end in (alice, bob):
+            end.catch_up(ended=False)
             end.tick()
+            end.catch_up(ended=True)
         for n in range(3):
             alice.say(BOB, f"{day} {n}")
             said += 1

@@ -126,11 +126,10 @@ class LocalConnection:
         is_new = await self.engine.drive(lambda s: Done(s.get(_POSITION) is None))
         if is_new:
             await self._keep(len(self._server.archive))  # what is there already was not sealed for this device
-        await self.engine.start()
+        await self.engine.start(catching_up=listening)
         self._worker = asyncio.ensure_future(self._work())
         if not listening:
             return
-        await self.engine.catch_up(ended=False)
         self.listening = True
         start = await self.engine.drive(lambda s: Done(int(s.get(_POSITION) or b"0")))
         for number in range(start, len(self._server.archive)):

@@ -167,8 +167,7 @@ class XEP_0384(BasePlugin):
         self.engine.disconnected()  # what the old session did not acknowledge goes out again
         await self._ask_for_carbons()
         position = await self._position()
-        await self.engine.start()
-        await self.engine.catch_up(ended=False)
+        await self.engine.start(catching_up=True)
         await self.receiver.start()
         self.xmpp.event("omemo_ready", self.engine)
         if self.catch_up:

@@ -12,6 +12,7 @@ from tillie.schemes.omemo.records import Own, SignedPrekey
 
 PREKEYS = 100  # "SHOULD always contain around 100 PreKeys"
 ROTATION = 7 * 86_400.0  # seconds; "once a week to once a month", and the old one is kept for as long again
+SIGNED_KEPT = 4 * ROTATION  # for one who sends but never catches up; what waits for her may still use the old one
 ID_GAP = 1_000  # left after a roll-back, whose lost ids may be in a bundle that somebody still holds
 
 
@@ -100,14 +101,16 @@ def begin_catch_up(s: State, now: Time) -> None:
     s.put(records.key("catch-up"), records.encode_time(now))
 
 
-def end_catch_up(s: State) -> None:
+def end_catch_up(s: State, now: Time) -> None:
+    """All that was sealed while we were away has been read: used prekeys go, and retired signed ones that are due."""
     s.put(records.key("catch-up"), None)
     for name, _ in list(s.scan(records.key("used"))):
         s.put(name, None)
+    _drop_signed(s, now, ROTATION)
 
 
 def rotate(s: State, own: Own, now: Time) -> bool:
-    """Replace the signed prekey when it is due, drop retired ones that are due. True if the bundle changed."""
+    """Replace the signed prekey when it is due, drop retired ones that are overdue. True if the bundle changed."""
     current = signed_prekey(s, own.signed_prekey)
     due = current is None or now - current.created >= ROTATION
     if due:
@@ -115,11 +118,15 @@ def rotate(s: State, own: Own, now: Time) -> bool:
             s.put(records.of_number("signed", own.signed_prekey), records.encode_signed(current._replace(retired=now)))
         _add_signed(s, own, now)
     if not catching_up(s):
-        for name, data in list(s.scan(records.key("signed"))):
-            retired = records.decode_signed(data).retired
-            if retired and now - retired >= ROTATION:
-                s.put(name, None)
+        _drop_signed(s, now, SIGNED_KEPT)
     return due
+
+
+def _drop_signed(s: State, now: Time, age: float) -> None:
+    for name, data in list(s.scan(records.key("signed"))):
+        retired = records.decode_signed(data).retired
+        if retired and now - retired >= age:
+            s.put(name, None)
 
 
 def renew_prekeys(s: State, own: Own) -> None:

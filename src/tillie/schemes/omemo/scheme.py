@@ -310,7 +310,7 @@ class Omemo:
             return Done(None, self._learn_fetched(s, fact, now))
         if isinstance(fact, CatchUp):
             if fact.ended:
-                own.end_catch_up(s)
+                own.end_catch_up(s, now)
             else:
                 own.begin_catch_up(s, now)
         elif isinstance(fact, RolledBack):
