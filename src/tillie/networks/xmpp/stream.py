@@ -41,6 +41,9 @@ class StrictParser:
         self._guard = StrictFeed(max_stanza_bytes=MAX_STREAM_STANZA_BYTES)
         # `encoding` here decides, whatever the stream declares: RFC 6120 section 11.6 allows UTF-8 only.
         self._parser = ET.XMLPullParser(("start", "end"), _parser=ET.XMLParser(encoding="utf-8"))
+        # Newer expats hold back what looks unfinished, against tokens in tiny chunks. The guard passes whole tags only,
+        # and a stanza must not wait for the next one.
+        self._flush: Callable[[], None] = getattr(self._parser, "flush", lambda: None)
         self._events: deque[tuple[str, ET.Element]] = deque()
 
     def feed(self, data: bytes | str) -> None:
@@ -52,6 +55,7 @@ class StrictParser:
             return  # white space between stanzas keeps connections alive; in the parser it would only gather
         try:
             self._parser.feed(whole)
+            self._flush()
             self._events.extend(self._parser.read_events())  # type: ignore[arg-type]
         except (ET.ParseError, ValueError):
             # `from None`: the parser's message may quote the bytes.
