@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -96,6 +99,23 @@ def test_without_prosody_it_runs_in_process(
 def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert conversation.run(json=True, place=InProcess())
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_demo_that_is_told_to_end_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    require_prosody()
+    tmp_path.chmod(0o755)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "tillie.cli", "demo", "conversation"]
+    demo = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if line.startswith("ok  Alice and Bob log in"):
+            break
+    demo.send_signal(number)
+    demo.communicate(timeout=60)
+    assert demo.returncode == exits.INTERRUPTED
     assert not os.listdir(tmp_path)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -246,5 +247,18 @@ def run(*, json: bool = False, place: Place | None = None, leak: bool = False) -
     stage = Stage(sys.stdout, sys.stderr, json=json)
     if isinstance(where, InProcess) and place is None:
         stage.remark("Prosody can't be started here, so the server is a stand-in inside this process.")
-    asyncio.run(perform(stage, where, leak=leak))
+    with _ended_in_order():
+        asyncio.run(perform(stage, where, leak=leak))
     return stage.finish()
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """A demo that is told to end, or loses its terminal, still stops its server and removes its files."""
+    signals = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(each, signal.default_int_handler) for each in signals]
+    try:
+        yield
+    finally:
+        for each, handler in zip(signals, before, strict=True):
+            signal.signal(each, handler)
