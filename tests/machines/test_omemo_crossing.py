@@ -88,11 +88,13 @@ def test_nothing_is_lost_whatever_the_order(steps: list[tuple[Any, ...]], seed: 
 
 @given(STEPS, st.integers(0, 2**32))
 def test_both_end_on_one_session_in_every_interleaving(steps: list[tuple[Any, ...]], seed: int) -> None:
-    """Each direction keeps its order, as XMPP streams and archives do."""
+    """Each direction keeps its order, as XMPP streams and archives do, and nobody resets while they cross (then
+    each may stay on the session that the other one made; still nothing is lost)."""
     with seeded(seed):
         both = Both()
         for step in steps:
-            both.take(step, in_order=True)
+            if step[0] != "reset":
+                both.take(step, in_order=True)
         both.go_on()
         alice, bob = both.ends[ALICE], both.ends[BOB]
         assert alice.current_with(bob) == bob.current_with(alice)
