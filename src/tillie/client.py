@@ -186,7 +186,7 @@ class Account:
 def _copied(s: State, account: Address, with_password: bool) -> Iterable[tuple[Key, bytes]]:
     mine = own_device.load(s)
     if mine is not None:
-        yield _RESTORED, bytes((records.VERSION,)) + mine.seed
+        yield _RESTORED, records.encode_seed(mine.seed)
     keys = [_SETTINGS, *([_PASSWORD] if with_password else []), *([_RESTORED] if mine is None else [])]
     yield from ((key, data) for key in keys if (data := s.get(key)) is not None)
     yield from s.scan(Key("trust", "keys", ""))

@@ -43,10 +43,10 @@ def test_nodes_that_exist_with_other_options_are_reconfigured(prosody: PrivatePr
         a, b = Bot(prosody, juliet), Bot(prosody, romeo)
         begin = b.omemo.engine.start
 
-        async def after_somebody_else() -> Any:
+        async def after_somebody_else(**options: bool) -> Any:
             await create(b, DEVICES, ("pubsub#access_model", "whitelist"))
             await create(b, BUNDLES, ("pubsub#access_model", "presence"), ("pubsub#max_items", "1"))
-            return await begin()
+            return await begin(**options)
 
         b.omemo.engine.start = after_somebody_else
         async with online(b, a):

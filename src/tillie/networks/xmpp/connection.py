@@ -97,6 +97,8 @@ class Connection:
         client.enable_direct_tls = self._login.direct_tls or not self._login.server
         client.enable_starttls = not self._login.direct_tls
         client.enable_plaintext = False
+        # Who may see her presence is a person's decision, made in her usual client; slixmpp would accept everybody.
+        client.auto_authorize, client.auto_subscribe = None, False
         client.add_filter("in", self._require_tls)
         client.add_event_handler("omemo_ready", self._ready)
         client.add_event_handler("session_resumed", self._online)

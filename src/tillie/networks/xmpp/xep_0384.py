@@ -167,14 +167,15 @@ class XEP_0384(BasePlugin):
         self.engine.disconnected()  # what the old session did not acknowledge goes out again
         await self._ask_for_carbons()
         position = await self._position()
-        await self.engine.start(catching_up=True)
+        await self.engine.start(catching_up=self.catch_up)
         await self.receiver.start()
         self.xmpp.event("omemo_ready", self.engine)
         if self.catch_up:
             await self._catch_up(position)
         await self.network.wait_for_all()
         await self.receiver.drained()
-        await self.engine.catch_up(ended=True)
+        if self.catch_up:  # else another process of this account may be at it, and need what would be deleted now
+            await self.engine.catch_up(ended=True)
         self.xmpp.event("omemo_caught_up", self.engine)
 
     async def _go_on(self) -> None:

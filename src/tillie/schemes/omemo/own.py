@@ -37,16 +37,11 @@ def create(s: State, device_id: int, seed: bytes, now: Time) -> Own:
     return add_prekeys(s, own, PREKEYS)
 
 
-def keep_restored(s: State, seed: bytes) -> None:
-    """An identity out of a backup: the device that is made next gets it, under a new id."""
-    s.put(records.key("restored"), bytes((records.VERSION,)) + seed)
-
-
 def take_restored(s: State) -> bytes:
-    """The identity out of a backup, once; empty if there is none."""
+    """The identity out of a backup, once, for the device that is made now; empty if there is none."""
     data = s.get(records.key("restored"))
     s.put(records.key("restored"), None)
-    return data[1:] if data else b""
+    return records.decode_seed(data) if data else b""
 
 
 def add_prekeys(s: State, own: Own, count: int) -> Own:

@@ -109,6 +109,15 @@ def decode_signed(data: bytes) -> SignedPrekey:
     return SignedPrekey._make(_SIGNED.unpack(data)[1:])
 
 
+def encode_seed(seed: bytes) -> bytes:
+    return bytes((VERSION,)) + seed
+
+
+def decode_seed(data: bytes) -> bytes:
+    _check_version(data, "restored identity")
+    return data[1:]
+
+
 def encode_pair(private: bytes, public: bytes) -> bytes:
     return bytes((VERSION,)) + private + public
 
