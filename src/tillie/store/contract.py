@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from tillie.errors import TooLarge
@@ -24,8 +23,7 @@ class Outgoing(NamedTuple):
     created: float
 
 
-@dataclass(frozen=True, slots=True)
-class Committed(Generic[T]):
+class Committed(NamedTuple, Generic[T]):
     """A step that was committed: its value, its effects, and beside each effect its row in outbox or inbox.
 
     A `Notice` is not durable: it has None for a row.
