@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -161,15 +162,25 @@ def test_a_home_that_can_t_be_made(tmp_path: Path) -> None:
     assert done.returncode == exits.STORE
 
 
+TERMINAL_SECONDS = 60.0
+
+
 def on_terminal(arguments: list[str], typed: list[tuple[bytes, bytes]], environment: dict[str, str]) -> tuple[int, str]:
     """Run on a pseudo-terminal; after each expected piece of output, type the answer."""
-    process, terminal = pty.fork()
-    if process == 0:
-        os.environ.update(environment, PYTHONPATH=os.pathsep.join(sys.path))
-        os.execv(sys.executable, [sys.executable, "-m", "tillie.cli", *arguments])
+    terminal, end = pty.openpty()
+    surroundings = {**os.environ, **environment, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "tillie.cli", *arguments]
+    # Not pty.fork(): this process has threads, and whatever lock they hold stays locked in a forked copy.
+    process = subprocess.Popen(
+        command, stdin=end, stdout=end, stderr=end, env=surroundings, start_new_session=True, close_fds=True
+    )
+    os.close(end)
     shown = b""
     waiting = list(typed)
     while True:
+        if not select.select([terminal], [], [], TERMINAL_SECONDS)[0]:
+            process.kill()
+            pytest.fail(f"it waits for something after {shown!r}")
         try:
             data = os.read(terminal, 4096)
         except OSError:  # the other end is closed
@@ -179,9 +190,8 @@ def on_terminal(arguments: list[str], typed: list[tuple[bytes, bytes]], environm
         shown += data
         if waiting and waiting[0][0] in shown:
             os.write(terminal, waiting.pop(0)[1])
-    _, status = os.waitpid(process, 0)
     os.close(terminal)
-    return os.waitstatus_to_exitcode(status), shown.decode()
+    return process.wait(), shown.decode()
 
 
 def test_on_a_terminal_a_passphrase_is_asked_and_not_shown(world: World, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import sqlcipher3.dbapi2 as sqlite
 
-from tillie.errors import StoreDamaged, StoreMismatch, UsageError
+from tillie.errors import StoreDamaged, StoreMismatch, StoreUnwritable, UsageError
 from tillie.model import Address, Deliver, Done, Key, Need, Publish, Send
 from tillie.store.contract import Committed, Outgoing, Step, number
 from tillie.store.generation import SideFile, peek
@@ -345,4 +345,8 @@ def _connect(path: Path, key: bytes) -> sqlite.Connection:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        # SQLite would open it for reading and fail at the first write. Asked, not tried: closing a descriptor of one's
+        # own drops the locks that another connection of this process has on the file.
+        if not os.access(path, os.W_OK):
+            raise StoreUnwritable(f"{path.name} may not be written.")
         return connect(path, key)
