@@ -1,7 +1,7 @@
 """The peer: python-omemo's SessionManager with twomemo, storage in memory, as fast as it can be driven.
 
-It gets what helps it: coroutines are stepped without an event loop, every device is trusted without a question, its
-storage makes one copy less than its own cache would, its log is off, and it gets the envelope ready made. Each job is
+Its storage is the one in memory of its own tests. It gets what helps it: coroutines are stepped without an event loop,
+every device is trusted without a question, its log is off, and it gets the envelope ready made. Each job is
 measured twice: whole, from bytes to bytes with twomemo's own XML helpers, as Tillie is; and bare, without any XML,
 which is less work than Tillie does.
 """

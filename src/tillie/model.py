@@ -67,8 +67,7 @@ class Trust(Enum):
 # -- content, envelope, sealed, opened ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Content:
+class Content(NamedTuple):
     """What a person means to say: the child elements of a stanza, serialised one after the other, each with its own
     namespace declaration. Never yet on the wire."""
 
@@ -78,8 +77,7 @@ class Content:
         return f"Content({len(self.xml)} bytes)"  # plaintext never reaches a log by accident
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(NamedTuple):
     """Content and the affixes protected with it (XEP-0420 section 3). `sender` is <from/>, `to` is <to/>.
 
     `iq` is Tillie's own affix (type, id): XEP-0420 binds an IQ to neither.
@@ -223,8 +221,7 @@ class Publish:
     what: str
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Deliver:
+class Deliver(NamedTuple):
     """Something opened for the program: it stays in the inbox until the program acknowledges it."""
 
     message: bytes  # as `pipeline.encode_delivery` wrote it

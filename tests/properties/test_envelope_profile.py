@@ -24,7 +24,7 @@ FULL = Envelope(Content(b""), sender=ALICE, time=NOW)
 
 
 def decoded(envelope: Envelope = FULL, *, padded: bool = True, **changes: object) -> Decoded:
-    envelope = replace(envelope, **changes)  # type: ignore[arg-type]
+    envelope = envelope._replace(**changes)  # type: ignore[arg-type]
     fields = {"from": envelope.sender, "to": envelope.to, "time": envelope.time, "iq": envelope.iq}
     affixes = {name for name, value in fields.items() if value is not None}
     return Decoded(envelope, frozenset(affixes | {"rpad"} if padded else affixes))

@@ -22,7 +22,9 @@ PUBLISH_OPTIONS, NODE_CONFIG = PUBSUB + "#publish-options", PUBSUB + "#node_conf
 # "max" is newer than some servers: these numbers are tried behind it.
 LARGE_NUMBERS = ("max", "10000", "1000", "250", "100")
 # What servers answer to a publish-option that they don't know or don't allow (ejabberd 23.01: resource-constraint).
-_OPTION_REFUSED = frozenset({"bad-request", "not-acceptable", "feature-not-implemented", "conflict", "resource-constraint"})
+_OPTION_REFUSED = frozenset(
+    {"bad-request", "not-acceptable", "feature-not-implemented", "conflict", "resource-constraint"}
+)
 
 
 class XmppNetwork:
