@@ -15,7 +15,16 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from tillie import pipeline
 from tillie.crypto.random import random_bytes
-from tillie.errors import KeyChanged, NetworkError, NoProgress, NotTrusted, PeerError, Rejected
+from tillie.errors import (
+    KeyChanged,
+    NetworkError,
+    NoProgress,
+    NoSession,
+    NotTrusted,
+    PeerError,
+    Rejected,
+    UsageError,
+)
 from tillie.model import (
     Address,
     Arrived,
@@ -77,14 +86,16 @@ class Received(NamedTuple):
 
 
 class Engine:
-    """One account at work. All methods may be called from several tasks at once."""
+    """One account at work. All methods may be called from several tasks at once.
+
+    `schemes` are the account's, by name; the first is the one that is meant where none is named.
+    """
 
     def __init__(
         self,
         store: Store,
         network: Network,
-        scheme: Scheme,
-        *,
+        *schemes: Scheme,
         policy: Policy = Policy.BLIND,
         decide: DecisionMaker | None = None,
         notice: Callable[[Notice], None] = lambda _: None,
@@ -93,7 +104,7 @@ class Engine:
     ) -> None:
         self.store = store
         self.network = network
-        self.scheme = scheme
+        self.schemes: dict[str, Scheme] = {scheme.name: scheme for scheme in schemes}
         self.policy = policy
         self.history = history
         self._decide = decide
@@ -108,6 +119,26 @@ class Engine:
         self._publishing = False
         self._look_again = False
         self._tried: set[int] = set()  # outbox rows that could not be published, until the next tick or connection
+
+    @property
+    def account(self) -> Address:
+        return self.store.account
+
+    @property
+    def scheme(self) -> Scheme:
+        return next(iter(self.schemes.values()))
+
+    def scheme_named(self, name: str) -> Scheme:
+        """The scheme of this name, "" for the first. Raises `UsageError`."""
+        if not name:
+            return self.scheme
+        if name not in self.schemes:
+            raise UsageError(f"This account does not use {name}; it uses {', '.join(self.schemes)}.")
+        return self.schemes[name]
+
+    def add(self, scheme: Scheme) -> None:
+        """Use one more scheme; before `start`."""
+        self.schemes[scheme.name] = scheme
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -183,48 +214,88 @@ class Engine:
 
     # -- what programs call -----------------------------------------------------------------------------------------
 
-    async def start(self, *, catching_up: bool = False) -> Device:
-        """After login: make and announce our device if there is none, renew after a roll-back, do what is due.
+    async def start(self, *, catching_up: bool = False) -> Device | None:
+        """After login: make and announce our devices if there are none, renew after a roll-back, do what is due.
+        Returns the first scheme's device.
 
         `catching_up`: what waits for us is read next, and keys that it may need are kept until `catch_up` ended.
         """
-        device = await self._drive(lambda s: self.scheme.prepare(s, self._clock()))
+        devices = [await self._prepare(scheme) for scheme in self.schemes.values()]
         if catching_up:
             await self._learn(CatchUp(ended=False))
         self._on_the_wire.clear()
         await self.tick()
-        return device.value
+        return devices[0] if devices else None
+
+    async def _prepare(self, scheme: Scheme) -> Device | None:
+        return (await self._drive(lambda s: scheme.prepare(s, self._clock()))).value
 
     async def send(
-        self, to: Address, content: Content, *, type: str = "chat", message_id: str = "", plain: tuple[bytes, ...] = ()
+        self,
+        to: Address,
+        content: Content,
+        *,
+        type: str = "chat",
+        message_id: str = "",
+        plain: tuple[bytes, ...] = (),
+        scheme: str = "",
     ) -> Sealed:
         """Seal content and hand it to the network. When this returns, the message is in the store's outbox: it survives
         a crash and is sent, the same bytes, until the server has it. Raises NotTrusted, NoRecipients, ..."""
         message_id = message_id or random_bytes(12).hex()
+        chosen = self.scheme_named(scheme)
         return await self.drive(
             lambda s: pipeline.send(
-                s, self.scheme, self.policy, content, to, message_id, self._clock(),
+                s, chosen, self.policy, content, to, message_id, self._clock(),
                 type=type, plain=plain, remember=self.history,
             )
         )  # fmt: skip
 
-    async def seal(self, to: Address, content: Content, *, iq: tuple[str, str] | None = None) -> Sealed:
-        """Seal content for a stanza that the caller sends (an IQ, a presence): it does not enter the outbox."""
-        return await self.drive(lambda s: pipeline.seal(s, self.scheme, self.policy, content, to, self._clock(), iq=iq))
+    async def seal(
+        self,
+        to: Address,
+        content: Content,
+        *,
+        also: tuple[Address, ...] = (),
+        iq: tuple[str, str] | None = None,
+        scheme: str = "",
+    ) -> Sealed:
+        """Seal content for what the caller sends (an IQ, a presence, an item): it does not enter the outbox."""
+        chosen = self.scheme_named(scheme)
+        return await self.drive(
+            lambda s: pipeline.seal(s, chosen, self.policy, content, to, self._clock(), also=also, iq=iq)
+        )
 
     async def receive(self, got: Arrived) -> Received:
-        """Open what came. What it was is the return value, whatever the other client did; only the store can raise.
+        """Open what came, after fetching what that needs. What it was is the return value, whatever the other client
+        did; only the store can raise.
 
         When this returns, a message for the program is in the inbox, and the network may acknowledge it.
         """
+        received = await self.receive_now(got)
+        if received is not None:
+            return received
+        scheme = self.scheme_named(got.scheme)
         try:
-            out = await self._run(
-                lambda s: pipeline.open(s, self.scheme, self.policy, got, self._clock(), remember=self.history)
-            )
+            return self._received(await self._drive(self._opening(scheme, got)))
         except PeerError as error:
-            return Received(pipeline.failed(self.scheme, got, error))
-        if isinstance(out, Need):
-            raise NoProgress("opening a message can't wait for anything")
+            return Received(pipeline.failed(scheme, got, error))
+        except (NoProgress, NetworkError) as error:
+            return Received(pipeline.failed(scheme, got, NoSession(f"its key could not be fetched: {error.detail}")))
+
+    async def receive_now(self, got: Arrived) -> Received | None:
+        """As `receive`; None if something must be fetched first, and nothing has happened."""
+        scheme = self.scheme_named(got.scheme)
+        try:
+            out = await self._run(self._opening(scheme, got))
+        except PeerError as error:
+            return Received(pipeline.failed(scheme, got, error))
+        return None if isinstance(out, Need) else self._received(out)
+
+    def _opening(self, scheme: Scheme, got: Arrived) -> Step[Opened]:
+        return lambda s: pipeline.open(s, scheme, self.policy, got, self._clock(), remember=self.history)
+
+    def _received(self, out: Committed[Opened]) -> Received:
         row = next((id for id, effect in zip(out.ids, out.effects, strict=True) if isinstance(effect, Deliver)), None)
         return Received(out.value, row)
 
@@ -243,7 +314,7 @@ class Engine:
         await self._run(self._learning(fact))
 
     def _learning(self, fact: Fact) -> Step[None]:
-        return lambda s: pipeline.learn(s, self.scheme, fact, self._clock())
+        return lambda s: pipeline.learn_all(s, self.schemes.values(), fact, self._clock())
 
     async def catch_up(self, *, ended: bool) -> None:
         await self.learn(CatchUp(ended))
@@ -251,7 +322,12 @@ class Engine:
     async def tick(self) -> None:
         """Rotation, repairs and refreshes that are due, and another try for what the outbox holds."""
         self._tried.clear()
-        await self.drive(lambda s: self.scheme.tick(s, self._clock()))
+        for scheme in self.schemes.values():
+            await self._tick(scheme)
+        await self.flush()
+
+    async def _tick(self, scheme: Scheme) -> None:
+        await self._drive(lambda s: scheme.tick(s, self._clock()))
 
     # -- inbox and outbox -------------------------------------------------------------------------------------------
 
@@ -295,7 +371,7 @@ class Engine:
         try:
             await work
         except NetworkError as error:
-            self._notice(Notice(self.scheme.account, f"not sent yet: {error}"))
+            self._notice(Notice(self.account, f"not sent yet: {error}"))
             return False
         return True
 
@@ -310,12 +386,16 @@ class Engine:
             raise
 
     async def _flush_publish(self, row: int, item: Publish) -> None:
+        scheme = self.schemes.get(item.scheme)
+        if scheme is None:
+            return  # this program does not use it now; one that does will publish
         try:
-            publication = await self._drive(lambda s: self.scheme.publication(s, item.what, self._clock()))
+            publication = await self._drive(lambda s: scheme.publication(s, item.what, self._clock()))
         except NoProgress as error:
             raise Rejected(error.detail) from error
         if publication.value is not None:
             await self.network.publish(publication.value)
+            await self._run(lambda s: scheme.published(s, item.what, self._clock()))
         await self._on_store(lambda: self.store.sent(row))
 
     async def acknowledged(self, *ids: str) -> None:

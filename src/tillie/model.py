@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 Time = float
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Address(str):
@@ -41,8 +41,9 @@ class Address(str):
 class Device(NamedTuple):
     """One end of a conversation.
 
-    `address` is bare, `id` is 1 .. 2**31-1 for OMEMO, `key` is the public identity key in Ed25519 form (32 bytes).
-    `label` is only ever one that the identity key signed.
+    `address` is bare. OMEMO: `id` is 1 .. 2**31-1, `key` the public identity key in Ed25519 form (32 bytes), `label`
+    only ever one that it signed. OpenPGP: `key` is the fingerprint of a certificate (20 bytes), `id` its last 31 bits,
+    which are for showing, never for choosing: they can be forged.
     """
 
     address: Address
@@ -99,12 +100,17 @@ class DeviceReport(NamedTuple):
 
 
 class Target(NamedTuple):
-    """Whom a message is for: the recipient as addressed, the trusted devices that get a key, own ones included, and
-    what is already known of devices that get none."""
+    """Whom a message is for: the recipient as addressed, the trusted devices that get a key, own ones included, what is
+    already known of devices that get none, and further recipients (an item may be for several people)."""
 
     address: Address
     devices: tuple[Device, ...]
     skipped: tuple[DeviceReport, ...] = ()
+    also: tuple[Address, ...] = ()
+
+    @property
+    def recipients(self) -> tuple[Address, ...]:
+        return (self.address, *self.also)
 
 
 class Sealed(NamedTuple):
@@ -136,10 +142,12 @@ class Stanza:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A sealed element that came from the network, as bytes, with the stanza around it."""
+    """A sealed element that came from the network, as bytes, with the stanza around it. `scheme` is the name of the
+    one that can open it; "" is the account's first."""
 
     element: bytes
     stanza: Stanza
+    scheme: str = ""
 
 
 class Kind(Enum):
@@ -213,9 +221,9 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Something of ours must be published. `what` is "bundle" or "devices" (of `scheme`); the bytes are made when it
-    is sent, by `schemes.Scheme.publication`, so that the newest state goes out and a later request replaces one that
-    still waits."""
+    """Something of ours must be published. `what` is the scheme's own name for it (OMEMO: "bundle", "devices"); the
+    bytes are made when it is sent, by `schemes.Scheme.publication`, so that the newest state goes out and a later
+    request replaces one that still waits."""
 
     scheme: str
     what: str
@@ -241,10 +249,10 @@ class Notice:
 Effect = Send | Publish | Deliver | Notice
 
 
-class Done(NamedTuple, Generic[T]):
+class Done(NamedTuple, Generic[T_co]):
     """Commit. The effects enter outbox and inbox in that same commit."""
 
-    value: T
+    value: T_co
     effects: tuple[Effect, ...] = ()
 
 
@@ -274,6 +282,8 @@ class Need:
 
     asks: tuple[Ask, ...]
 
+
+NO_PAYLOAD = "no-payload"  # the `error` of a notification that says only that something changed
 
 # -- facts to learn -------------------------------------------------------------------------------------------------
 

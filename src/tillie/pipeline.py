@@ -14,12 +14,12 @@ from collections.abc import Iterable
 import msgspec
 
 from tillie import history
-from tillie.crypto.random import random_bytes
-from tillie.envelope import codec, policy, profile
-from tillie.errors import NoRecipients, OptedOut, PeerError, Undecryptable
+from tillie.envelope import policy
+from tillie.errors import BadSignature, NoRecipients, NoSession, OptedOut, PeerError, Refused, Undecryptable, UsageError
 from tillie.model import (
     Address,
     Arrived,
+    Ask,
     Content,
     Decide,
     Decided,
@@ -48,6 +48,13 @@ from tillie.wire import stanza as stanzas
 
 # What a program is told of even after a crash; the other kinds have nothing to show.
 DELIVERED = frozenset({Kind.OPENED, Kind.NO_SESSION, Kind.TAMPERED, Kind.REFUSED})
+_KIND_OF_ERROR = {
+    Undecryptable: Kind.TAMPERED,
+    BadSignature: Kind.TAMPERED,
+    NoSession: Kind.NO_SESSION,
+    Refused: Kind.REFUSED,
+}
+WAITING = "waits for your decision"  # why a long-lived key was left out of a send
 
 
 # -- out ------------------------------------------------------------------------------------------------------------
@@ -61,25 +68,52 @@ def seal(
     to: Address,
     now: Time,
     *,
+    also: tuple[Address, ...] = (),
     iq: tuple[str, str] | None = None,
     group: bool = False,
 ) -> Done[Sealed] | Need:
-    """Seal content for every trusted device of `to` and our own other ones. Nothing is ever sealed for a key that no
-    person and no policy trusts: an undecided one makes the whole send wait."""
-    if scheme.blocked(s, to.bare):
-        raise OptedOut(f"{to.bare}.")
-    found = scheme.devices(s, to, now)
+    """Seal content for every trusted device of `to`, of everybody in `also`, and our own other ones.
+
+    Nothing is ever sealed for a key that no person and no policy trusts: an undecided one makes the whole send wait.
+    Where keys are long-lived, it is left out and reported instead, if there is another: a server can announce one more.
+    """
+    for each in (to, *also):
+        if scheme.blocked(s, each.bare):
+            raise OptedOut(f"{each.bare}.")
+    found = _devices(s, scheme, (to, *also), now)
     if isinstance(found, Need):
         return found
     able, unable = found
-    judged = decisions.judge(s, trust, able, now)
-    if judged.undecided:
+    judged = decisions.judge(s, trust.strict if scheme.long_lived else trust, able, now)
+    trusted_addresses = {device.address for device in judged.trusted}
+    if judged.undecided and not (scheme.long_lived and all(each.bare in trusted_addresses for each in (to, *also))):
         return Need((Decide(judged.undecided, judged.changed),))
-    _require_recipient(to, judged, unable)
+    for each in (to, *also):
+        _require_recipient(each, judged, unable)
+    unable += tuple(DeviceReport(device, False, "distrusted") for device in judged.distrusted)
+    unable += tuple(DeviceReport(device, False, WAITING) for device in judged.undecided)
     envelope = Envelope(content, sender=scheme.account, to=to.bare if group else None, time=now, iq=iq)
-    if judged.distrusted:
-        unable += tuple(DeviceReport(device, False, "distrusted") for device in judged.distrusted)
-    return scheme.seal(s, codec.encode(envelope, random_bytes), Target(to, judged.trusted, unable), now)
+    target = Target(to, judged.trusted, unable, also)
+    return scheme.seal(s, scheme.wrap(envelope, target), target, now)
+
+
+def _devices(
+    s: State, scheme: Scheme, recipients: tuple[Address, ...], now: Time
+) -> tuple[tuple[Device, ...], tuple[DeviceReport, ...]] | Need:
+    """The devices of all recipients and our own, each once; what any of them needs, asked for at once."""
+    if len(recipients) == 1:
+        return scheme.devices(s, recipients[0], now)
+    asks: dict[Ask, None] = {}
+    able: dict[Device, None] = {}
+    unable: dict[DeviceReport, None] = {}
+    for recipient in recipients:
+        found = scheme.devices(s, recipient, now)
+        if isinstance(found, Need):
+            asks.update(dict.fromkeys(found.asks))
+        else:
+            able.update(dict.fromkeys(found[0]))
+            unable.update(dict.fromkeys(found[1]))
+    return Need(tuple(asks)) if asks else (tuple(able), tuple(unable))
 
 
 def send(
@@ -96,10 +130,14 @@ def send(
     remember: bool = False,
 ) -> Done[Sealed] | Need:
     """Seal content and put the finished message into the outbox, in one transaction."""
+    if policy.holds_sealed(content):
+        raise UsageError("It is sealed already, and would be sealed twice.")
     done = seal(s, scheme, trust, content, to, now, group=type == "groupchat")
     if isinstance(done, Need):
         return done
     encryption = stanzas.encryption(scheme.namespace, scheme.title)
+    if scheme.fallback and policy.has_body(content):
+        plain = (stanzas.fallback(scheme.fallback), *plain)
     message = stanzas.message(to, message_id, done.value.element, encryption, kind=type, plain=plain)
     if remember:
         said = history.Entry(str(to.bare), True, now, content.xml.decode(), message_id, scheme=scheme.name)
@@ -121,11 +159,16 @@ def _require_recipient(to: Address, judged: Judgement, unable: tuple[DeviceRepor
 # -- in -------------------------------------------------------------------------------------------------------------
 
 
-def open(s: State, scheme: Scheme, trust: Policy, got: Arrived, now: Time, *, remember: bool = False) -> Done[Opened]:
+def open(
+    s: State, scheme: Scheme, trust: Policy, got: Arrived, now: Time, *, remember: bool = False
+) -> Done[Opened] | Need:
     """Open what arrived and say what it was. Raises a PeerError where nothing may change; see `failed`."""
     done = scheme.open(s, got, now)
+    if isinstance(done, Need):
+        return done
     kind, device, plaintext, error = done.value
-    trusted = decisions.of(s, trust, device.address, device.key) if device.key else Trust.UNDECIDED
+    policy_for_it = trust.strict if scheme.long_lived else trust
+    trusted = decisions.of(s, policy_for_it, device.address, device.key) if device.key else Trust.UNDECIDED
     effects: tuple[Effect, ...] = done.effects
     if plaintext is None:
         opened = Opened(kind, scheme.name, device, trusted, error=error)
@@ -144,18 +187,17 @@ def open(s: State, scheme: Scheme, trust: Policy, got: Arrived, now: Time, *, re
 def _unwrap(device: Device, trusted: Trust, plaintext: bytes, around: Stanza, scheme: Scheme, now: Time) -> Opened:
     """The envelope, checked against its stanza. Its key was authenticated and is used up even if it does not fit."""
     try:
-        decoded = codec.decode(plaintext)
-        verified = profile.verify(decoded, around, scheme.profile, now)
+        envelope, time, found = scheme.unwrap(plaintext, around, now)
     except PeerError as error:
         return Opened(Kind.REFUSED, scheme.name, device, trusted, error=error.detail)
     dropped = policy.filter_siblings(around.siblings)[1] if around.siblings else ()
-    notes = verified.notes + tuple(f"Dropped from the plain part: {name}." for name in dropped)
-    return Opened(Kind.OPENED, scheme.name, device, trusted, decoded.envelope, verified.time, notes)
+    notes = found + tuple(f"Dropped from the plain part: {name}." for name in dropped)
+    return Opened(Kind.OPENED, scheme.name, device, trusted, envelope, time, notes)
 
 
 def failed(scheme: Scheme, got: Arrived, error: PeerError) -> Opened:
     """What a received element was, when opening it raised: nothing was changed."""
-    kind = Kind.TAMPERED if isinstance(error, Undecryptable) else Kind.MALFORMED
+    kind = _KIND_OF_ERROR.get(type(error), Kind.MALFORMED)
     return Opened(kind, scheme.name, Device(got.stanza.sender.bare, 0, b""), error=error.detail)
 
 
@@ -165,6 +207,14 @@ def learn(s: State, scheme: Scheme, fact: Fact, now: Time) -> Done[None]:
         decisions.decide(s, fact.address, fact.key, fact.trust, now)
         return Done(None)
     return scheme.learn(s, fact, now)
+
+
+def learn_all(s: State, schemes: Iterable[Scheme], fact: Fact, now: Time) -> Done[None]:
+    """As `learn`, by every scheme of an account, in one transaction."""
+    effects: list[Effect] = []
+    for scheme in schemes:
+        effects += learn(s, scheme, fact, now).effects
+    return Done(None, tuple(effects))
 
 
 def _remember(s: State, scheme: Scheme, opened: Opened, around: Stanza) -> None:
@@ -252,6 +302,7 @@ __all__ = [
     "encode_delivery",
     "failed",
     "learn",
+    "learn_all",
     "open",
     "seal",
     "send",

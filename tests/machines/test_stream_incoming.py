@@ -18,7 +18,7 @@ from tillie.networks.xmpp.incoming import Incoming, Reader
 
 OWN = Address("juliet@capulet.test")
 DEVICES = "urn:xmpp:omemo:2:devices"
-READER = Reader(OWN, "urn:xmpp:omemo:2")
+READER = Reader(OWN, {"{urn:xmpp:omemo:2}encrypted": "omemo"})
 SEALED = "<encrypted xmlns='urn:xmpp:omemo:2'><payload>x</payload></encrypted>"
 DELAY = "<delay xmlns='urn:xmpp:delay' stamp='2026-11-01T12:00:00Z'%s/>"
 NOON = 1_793_534_400.0
@@ -206,6 +206,12 @@ def test_a_notification_speaks_for_the_account_it_comes_from() -> None:
     )
 
 
+def test_a_notification_without_payload_says_that_something_changed() -> None:
+    fact = notified(event("<item id='current'/>"))
+    assert fact is not None
+    assert (fact.payload, fact.error, fact.pushed) == (None, "no-payload", True)
+
+
 @pytest.mark.parametrize(
     "message",
     [
@@ -216,7 +222,6 @@ def test_a_notification_speaks_for_the_account_it_comes_from() -> None:
         event(LIST, type_="error"),
         event(LIST, type_="groupchat"),
         event(LIST + LIST),
-        event("<item id='current'/>"),
         event("<item id='current'><a xmlns='x'/><b xmlns='x'/></item>"),
         event(""),
     ],

@@ -20,6 +20,7 @@ from tillie.wire import flat, xml
 from tillie.wire.display import printable
 
 SCE = "urn:xmpp:sce:1"
+OPENPGP_ELEMENT = "{urn:xmpp:openpgp:0}openpgp"
 _MAX_NAME = 200  # characters of an element's name in a report
 
 
@@ -139,6 +140,20 @@ def check_outgoing(content: Content) -> None:
     for tag in tags:
         if not may_be_inside(tag):
             raise UsageError(f"{name_of(tag)} must not be sealed: it is for servers.")
+
+
+def has_body(content: Content) -> bool:
+    """Whether a person would see something of it in a client that can open it."""
+    return b"<body" in content.xml and any(_local(child.tag) == "body" for child in parse_own(content))
+
+
+def holds_sealed(content: Content) -> bool:
+    """Whether it is sealed already (XEP-0473 section "Implementation Notes": "Double encryption should be checked")."""
+    return b"openpgp" in content.xml and any(child.tag == OPENPGP_ELEMENT for child in parse_own(content))
+
+
+def _local(tag: str) -> str:
+    return tag.rpartition("}")[2]
 
 
 def filter_incoming(elements: Iterable[xml.Element]) -> tuple[list[xml.Element], tuple[str, ...]]:

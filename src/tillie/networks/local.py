@@ -20,7 +20,6 @@ from tillie.schemes.omemo import Omemo, Repair
 from tillie.store import Store
 from tillie.wire import xml
 
-_ENCRYPTED = "encrypted"
 _ORIGIN_ID = "{urn:xmpp:sid:0}origin-id"
 _POSITION = Key("local", "archive", "position")
 
@@ -117,8 +116,8 @@ class LocalConnection:
     @property
     def interests(self) -> frozenset[str]:
         """The nodes whose changes we want to hear of, while we listen."""
-        scheme = self.engine.scheme
-        return frozenset({f"{scheme.namespace}:devices"}) if self.listening else frozenset()
+        schemes = self.engine.schemes.values()
+        return frozenset().union(*(scheme.watched for scheme in schemes)) if self.listening else frozenset()
 
     async def open(self, *, listening: bool = True) -> None:
         """Log in: our device, and then, if `listening`, what the archive holds since we were here last."""
@@ -190,7 +189,7 @@ class LocalConnection:
                 await self._open(*what)
 
     async def _open(self, number: int, via: str) -> None:
-        arrived = _read(self._server.archive[number], via)
+        arrived = self._read(self._server.archive[number], via)
         if arrived is None:
             return
         try:
@@ -211,6 +210,23 @@ class LocalConnection:
 
         await self.engine.drive(step)
 
+    def _read(self, entry: Archived, via: str) -> Arrived | None:
+        """The sealed element of an archived message; None if there is none that is ours to open."""
+        try:
+            message = xml.parse(entry.stanza)
+        except Malformed:
+            return None
+        tags = {scheme.tag: scheme.name for scheme in self.engine.schemes.values()}
+        sealed = [child for child in message if child.tag in tags]
+        if len(sealed) != 1:
+            return None
+        origin = message.find(_ORIGIN_ID)
+        stanza_id = message.get("id", "") if origin is None else origin.get("id", "")
+        siblings = tuple(xml.serialise(child) for child in message if child is not sealed[0])
+        stamp = entry.at if via == "archive" else None
+        around = Stanza("message", entry.sender, entry.to, message.get("type", ""), stanza_id, stamp, siblings, via)
+        return Arrived(xml.serialise(sealed[0]), around, tags[sealed[0].tag])
+
     def _later(self, work: object) -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
         self._tasks.add(task)
@@ -219,20 +235,3 @@ class LocalConnection:
     def _require_connection(self) -> None:
         if self not in self._server._online:
             raise Unreachable("There is no connection.")
-
-
-def _read(entry: Archived, via: str) -> Arrived | None:
-    """The sealed element of an archived message; None if there is none that is ours to open."""
-    try:
-        message = xml.parse(entry.stanza)
-    except Malformed:
-        return None
-    sealed = [child for child in message if child.tag.endswith("}" + _ENCRYPTED)]
-    if len(sealed) != 1:
-        return None
-    origin = message.find(_ORIGIN_ID)
-    stanza_id = message.get("id", "") if origin is None else origin.get("id", "")
-    siblings = tuple(xml.serialise(child) for child in message if child is not sealed[0])
-    stamp = entry.at if via == "archive" else None
-    around = Stanza("message", entry.sender, entry.to, message.get("type", ""), stanza_id, stamp, siblings, via)
-    return Arrived(xml.serialise(sealed[0]), around)

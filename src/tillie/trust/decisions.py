@@ -1,13 +1,14 @@
 """Decisions on keys, by address, and the policies that decide where no person has (N9).
 
-Records: ("trust", "keys", address) -> version, then for each key: 32 bytes Ed25519, 1 byte decision, 8 bytes time.
+Records: ("trust", "keys", address) -> version, then for each key: 1 byte length, the key
+(`model.Device.key`), 1 byte decision, 8 bytes time.
 A key is trusted under one address only; nothing but a person's decision ever changes a decision that was made.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from functools import lru_cache
 from types import MappingProxyType
@@ -16,8 +17,9 @@ from typing import NamedTuple
 from tillie.errors import StoreTooNew
 from tillie.model import Address, Device, Key, State, Time, Trust
 
-VERSION = 1
-_ENTRY = struct.Struct(">32sBd")
+VERSION = 2  # 1 had no lengths: all its keys have 32 bytes
+_ENTRY_1 = struct.Struct(">32sBd")
+_VERDICT = struct.Struct(">Bd")
 _CODES = {Trust.UNDECIDED: 0, Trust.TRUSTED: 1, Trust.VERIFIED: 2, Trust.DISTRUSTED: 3}
 _TRUSTS = {code: trust for trust, code in _CODES.items()}
 
@@ -32,6 +34,12 @@ class Policy(Enum):
     MANUAL = "manual"
     FIRST_USE = "first-use"
     BLIND = "blind-before-verify"
+
+    @property
+    def strict(self) -> Policy:
+        """What holds for long-lived keys, which read what was sealed for them years ago: a policy never adds one to
+        those that a contact had first."""
+        return Policy.FIRST_USE if self is Policy.BLIND else self
 
 
 class Decision(NamedTuple):
@@ -74,7 +82,7 @@ def judge(s: State, policy: Policy, devices: Iterable[Device], now: Time) -> Jud
             known[address] = load(s, address)
         decision = known[address].get(device.key)
         if decision is None:
-            if not _decides(policy, known[address]):
+            if not _decides(policy, known[address], device.key):
                 undecided.append(device)
                 continue
             decide(s, address, device.key, Trust.TRUSTED, now)
@@ -93,13 +101,15 @@ def of(s: State, policy: Policy, address: Address, key: bytes) -> Trust:
     decision = decisions.get(key)
     if decision is not None:
         return decision.trust
-    return Trust.TRUSTED if _decides(policy, decisions) else Trust.UNDECIDED
+    return Trust.TRUSTED if _decides(policy, decisions, key) else Trust.UNDECIDED
 
 
-def _decides(policy: Policy, decisions: MappingProxyType[bytes, Decision]) -> bool:
-    if policy is Policy.BLIND:
-        return not _is_verified(decisions)
-    return policy is Policy.FIRST_USE and not decisions
+def _decides(policy: Policy, decisions: MappingProxyType[bytes, Decision], key: bytes) -> bool:
+    """Whether the policy trusts a key that nobody has decided on. Once a person has verified any key of somebody, of
+    whatever scheme, no policy speaks for that somebody again; a first use is one for each kind of key."""
+    if policy is Policy.MANUAL or _is_verified(decisions):
+        return False
+    return policy is Policy.BLIND or all(len(other) != len(key) for other in decisions)
 
 
 def _is_verified(decisions: MappingProxyType[bytes, Decision]) -> bool:
@@ -109,7 +119,7 @@ def _is_verified(decisions: MappingProxyType[bytes, Decision]) -> bool:
 def _encode(decisions: dict[bytes, Decision]) -> bytes | None:
     if not decisions:
         return None
-    entries = (_ENTRY.pack(key, _CODES[trust], at) for key, (trust, at) in decisions.items())
+    entries = (bytes((len(key),)) + key + _VERDICT.pack(_CODES[trust], at) for key, (trust, at) in decisions.items())
     return bytes((VERSION,)) + b"".join(entries)
 
 
@@ -117,6 +127,18 @@ def _encode(decisions: dict[bytes, Decision]) -> bytes | None:
 def _decode(data: bytes) -> MappingProxyType[bytes, Decision]:
     if not data:
         return MappingProxyType({})
+    if data[0] == 1:
+        return MappingProxyType({key: Decision(_TRUSTS[code], at) for key, code, at in _ENTRY_1.iter_unpack(data[1:])})
     if data[0] != VERSION:
         raise StoreTooNew(f"the trust record has version {data[0]}; this version of Tillie reads {VERSION}.")
-    return MappingProxyType({key: Decision(_TRUSTS[code], at) for key, code, at in _ENTRY.iter_unpack(data[1:])})
+    return MappingProxyType(dict(_entries(data)))
+
+
+def _entries(data: bytes) -> Iterator[tuple[bytes, Decision]]:
+    at = 1
+    while at < len(data):
+        key = data[at + 1 : at + 1 + data[at]]
+        at += 1 + len(key)
+        code, when = _VERDICT.unpack_from(data, at)
+        at += _VERDICT.size
+        yield key, Decision(_TRUSTS[code], when)

@@ -31,6 +31,11 @@ def message(
     )
 
 
+def fallback(text: str) -> bytes:
+    """The plain body for clients that can't open the message (XEP-0374 section "Provide Hints")."""
+    return b"<body xmlns='jabber:client'>" + xml.escape(text) + b"</body>"
+
+
 def encryption(namespace: str, name: str) -> bytes:
     """XEP-0380's <encryption/>: tells a client that can't open the message what it is."""
     return b"<encryption xmlns='urn:xmpp:eme:0' namespace=%s name=%s/>" % (

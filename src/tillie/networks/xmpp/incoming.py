@@ -8,11 +8,11 @@ group chat. A forwarded message inside is believed because our own server vouche
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from tillie.errors import Malformed
-from tillie.model import Address, Arrived, Fetched, Stanza, Time
+from tillie.model import NO_PAYLOAD, Address, Arrived, Fetched, Stanza, Time
 from tillie.networks.xmpp.elements import CLIENT, KINDS, address_of, only, to_bytes
 from tillie.wire.time import parse_datetime
 
@@ -42,10 +42,11 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads stanzas for one account. `account` is its bare address, `namespace` that of the sealed element."""
+    """Reads stanzas for one account. `account` is its bare address, `schemes` the names of its schemes by the tags of
+    their sealed elements."""
 
     account: Address
-    namespace: str
+    schemes: Mapping[str, str]
 
     def sealed(self, stanza: ET.Element, queries: Container[str] = ()) -> Incoming | None:
         """The sealed element of a message, presence or IQ, if there is one to open. `queries` are the ids of our
@@ -80,7 +81,7 @@ class Reader:
         return self._read(inner, "message", "archive", forwarded=result)
 
     def _read(self, stanza: ET.Element, kind: str, via: str, *, forwarded: ET.Element | None = None) -> Incoming | None:
-        found = stanza.findall(f"{{{self.namespace}}}encrypted")
+        found = [child for child in stanza if child.tag in self.schemes]
         type_ = stanza.get("type", "")
         sender, to = address_of(stanza, "from", self.account), address_of(stanza, "to", self.account)
         if not found or type_ in _CLOSED_TYPES or sender is None or to is None:
@@ -93,7 +94,8 @@ class Reader:
         siblings = tuple(to_bytes(child) for child in stanza if child is not found[0])
         around = Stanza(kind, sender, to, type_, stanza_id[:MAX_ID], stamp, siblings, via)
         archive_id = self._archive_id(stanza, forwarded) if kind == "message" else ""
-        return Incoming(Arrived(to_bytes(found[0]), around), archive_id, ambiguous=len(found) > 1)
+        arrived = Arrived(to_bytes(found[0]), around, self.schemes[found[0].tag])
+        return Incoming(arrived, archive_id, ambiguous=len(found) > 1)
 
     def _stamp(self, stanza: ET.Element, forwarded: ET.Element | None) -> Time | None:
         """The delay stamp (XEP-0203) of our own server. Others may be forged by the sender, or by a server between."""
@@ -136,8 +138,10 @@ class Reader:
         item = event[0][0]
         if item.tag == f"{{{EVENT}}}retract":
             return Fetched(sender, node, item.get("id", ""), None, "item-not-found", pushed=True)
-        if item.tag != f"{{{EVENT}}}item" or len(item) != 1:
+        if item.tag != f"{{{EVENT}}}item" or len(item) > 1:
             return None
+        if len(item) == 0:  # the node tells only that something changed
+            return Fetched(sender, node, item.get("id", ""), None, NO_PAYLOAD, pushed=True)
         return Fetched(sender, node, item.get("id", ""), to_bytes(item[0]), pushed=True)
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from slixmpp.stanza import Iq, Message, Presence
 
-from tillie.engine import Engine
+from tillie.engine import Engine, Received
 from tillie.envelope import policy
 from tillie.errors import Refused, StoreError, TillieError
-from tillie.model import Fact, Fetched, Kind, Notice, Opened, Stanza
+from tillie.model import Fact, Kind, Notice, Opened, Stanza
 from tillie.networks.xmpp import catch_up
 from tillie.networks.xmpp.acknowledgements import Handled, Hold
 from tillie.networks.xmpp.catch_up import Position
@@ -51,8 +51,9 @@ class Receiver:
         self._engine = engine
         self._handled = handled
         self._queries = queries
-        self._reader = Reader(engine.scheme.account, engine.scheme.namespace)
-        self._nodes = engine.scheme.watched
+        schemes = engine.schemes.values()
+        self._reader = Reader(engine.account, {scheme.tag: scheme.name for scheme in schemes})
+        self._nodes = frozenset().union(*(scheme.watched for scheme in schemes))
         self._waiting: asyncio.Queue[tuple[Any, Hold | None]] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
         self._followers: set[asyncio.Task[None]] = set()
@@ -131,8 +132,9 @@ class Receiver:
             what, hold = await self._waiting.get()
             if self._paused and self._waiting.qsize() <= LOW_WATER:
                 self._resume_reading()
+            later = False
             try:
-                await self._process(what, hold)
+                later = await self._process(what, hold)
             except StoreError as error:
                 # What is not stored must not be acknowledged: the server keeps it until the store works again.
                 self._notice(str(error))
@@ -140,7 +142,7 @@ class Receiver:
                 continue
             except Exception as error:  # noqa: BLE001  a fault of ours in one stanza must not stop all others
                 self._client.exception(error)
-            if hold is not None and not isinstance(what, Fetched):
+            if hold is not None and not later:
                 self._handled.release(hold)
             if self._waiting.empty() and (self._following is None or self._following.done()):
                 self._following = asyncio.ensure_future(self._follow())
@@ -152,15 +154,17 @@ class Receiver:
 
     # -- one by one ---------------------------------------------------------------------------------------------------
 
-    async def _process(self, what: Any, hold: Hold | None) -> None:
-        """Nothing in here waits for the network: what we wait for may be behind what we have not read yet."""
+    async def _process(self, what: Any, hold: Hold | None) -> bool:
+        """Nothing in here waits for the network: what we wait for may be behind what we have not read yet. True if it
+        goes on by itself, and releases the hold when it is done."""
         if isinstance(what, asyncio.Future):
             if not what.done():
                 what.set_result(None)
-        elif isinstance(what, Incoming):
-            await self._open(what)
-        else:
-            self._later(self._learn(what, hold))
+            return False
+        if isinstance(what, Incoming):
+            return await self._open(what, hold)
+        self._later(self._learn(what, hold))
+        return True
 
     async def _learn(self, fact: Fact, hold: Hold | None) -> None:
         try:
@@ -170,13 +174,31 @@ class Receiver:
         if hold is not None:
             self._handled.release(hold)
 
-    async def _open(self, incoming: Incoming) -> None:
-        around = incoming.arrived.stanza
+    async def _open(self, incoming: Incoming, hold: Hold | None) -> bool:
         if incoming.ambiguous:
-            self._failed(around, "it has more than one sealed element")
+            self._failed(incoming.arrived.stanza, "it has more than one sealed element")
+            return False
+        received = await self._engine.receive_now(incoming.arrived)
+        if received is None:
+            self._later(self._open_later(incoming, hold))
+            return True
+        self._opened(incoming, received)
+        return False
+
+    async def _open_later(self, incoming: Incoming, hold: Hold | None) -> None:
+        """A public key of the sender is fetched first."""
+        try:
+            self._opened(incoming, await self._engine.receive(incoming.arrived))
+        except StoreError as error:
+            self._notice(str(error))
+            self._client.abort()
             return
-        received = await self._engine.receive(incoming.arrived)
-        opened = received.opened
+        if hold is not None:
+            self._handled.release(hold)
+        await self._follow()
+
+    def _opened(self, incoming: Incoming, received: Received) -> None:
+        around, opened = incoming.arrived.stanza, received.opened
         handled = opened.kind is Kind.OPENED and self._client.event_handled(EVENTS["iq"])
         if around.kind == "iq" and not handled:
             self._refuse(around)
@@ -202,7 +224,7 @@ class Receiver:
             self._client.exception(error)
 
     def _notice(self, text: str) -> None:
-        self._client.event("omemo_notice", Notice(self._engine.scheme.account, text))
+        self._client.event("omemo_notice", Notice(self._engine.account, text))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)

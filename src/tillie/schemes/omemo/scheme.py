@@ -12,9 +12,10 @@ from tillie.crypto import sign
 from tillie.crypto.kdf import sha256
 from tillie.crypto.random import random_bytes
 from tillie.directory import omemo as directory
-from tillie.envelope import profile
+from tillie.envelope import codec, profile
 from tillie.errors import BadKey, NoRecipients, PeerError, TooLarge, Undecryptable
 from tillie.model import (
+    NO_PAYLOAD,
     Address,
     Arrived,
     CatchUp,
@@ -23,6 +24,7 @@ from tillie.model import (
     DeviceReport,
     Done,
     Effect,
+    Envelope,
     Fact,
     Fetch,
     Fetched,
@@ -35,11 +37,12 @@ from tillie.model import (
     RolledBack,
     Sealed,
     Send,
+    Stanza,
     State,
     Target,
     Time,
 )
-from tillie.schemes import Outcome
+from tillie.schemes import Outcome, Unwrapped
 from tillie.schemes.omemo import contacts, element, own, payload, receiving, records, sessions
 from tillie.schemes.omemo.receiving import Received
 from tillie.schemes.omemo.records import KnownDevice, Own, Session
@@ -69,7 +72,9 @@ class Omemo:
     name = "omemo"
     title = "OMEMO"
     namespace = OMEMO2.namespace
-    profile = profile.OMEMO2
+    tag = f"{{{OMEMO2.namespace}}}encrypted"
+    fallback = ""  # XEP-0384 asks for none
+    long_lived = False
     watched = frozenset({OMEMO2.devices_node})
 
     def __init__(self, account: Address, *, label: str = "", repair: Repair = Repair.MANUAL) -> None:
@@ -126,6 +131,9 @@ class Omemo:
         devices = directory.encode_devices(listed)
         return Done(Publication(self.version.devices_node, "current", devices, _NODE_OPTIONS))
 
+    def published(self, s: State, what: str, now: Time) -> Done[None]:
+        return Done(None)
+
     # -- sending ----------------------------------------------------------------------------------------------------
 
     def devices(self, s: State, to: Address, now: Time) -> tuple[tuple[Device, ...], tuple[DeviceReport, ...]] | Need:
@@ -174,6 +182,13 @@ class Omemo:
         else:
             able.append(_device(address, device, prospect.identity))
 
+    def wrap(self, envelope: Envelope, to: Target) -> bytes:
+        return codec.encode(envelope, random_bytes)
+
+    def unwrap(self, plaintext: bytes, around: Stanza, now: Time) -> Unwrapped:
+        decoded = codec.decode(plaintext)
+        return Unwrapped(decoded.envelope, *profile.verify(decoded, around, profile.OMEMO2, now))
+
     def seal(self, s: State, plaintext: bytes, to: Target, now: Time) -> Done[Sealed]:
         """Encrypt for the devices of `to`, all of them trusted. One that fails is reported and costs no other."""
         if len(plaintext) > MAX_PLAINTEXT:
@@ -190,8 +205,9 @@ class Omemo:
                 continue
             keys.setdefault(device.address, []).append(key)
             report.append(DeviceReport(device, True))
-        if to.address.bare not in keys:
-            raise NoRecipients(f"No device of {to.address.bare} can read it.")
+        for recipient in to.recipients:
+            if recipient.bare not in keys:
+                raise NoRecipients(f"No device of {recipient.bare} can read it.")
         sealed = element.encode(mine.device_id, list(keys.items()), ciphertext)
         return Done(Sealed(sealed, self.name, (*report, *to.skipped)))
 
@@ -322,6 +338,9 @@ class Omemo:
             mine = own.load(s)
             return tuple(contacts.learn_bundle(s, mine, fact, now)) if mine else ()
         if fact.node != self.version.devices_node:
+            return ()
+        if fact.error == NO_PAYLOAD:
+            s.put(records.key("refresh", fact.address), records.encode_time(now))
             return ()
         known, notices = contacts.learn_list(s, fact, now)
         s.put(records.key("refresh", fact.address), None)
