@@ -181,14 +181,14 @@ def test_what_was_not_committed_before_the_cut_comes_again(prosody: PrivateProso
             await a.settled()
             await b.settled()
             engine = b.omemo.engine
-            receive = engine.receive
+            receive = engine.receive_now
             arrived: list[Arrived] = []
 
             async def stuck(got: Arrived) -> Received:
                 arrived.append(got)
                 return await asyncio.Future()
 
-            engine.receive = stuck
+            engine.receive_now = stuck
             await a.say(romeo, "not committed")
             await until(lambda: len(arrived) == 1)
             before = b.plugin["xep_0198"].handled
@@ -196,7 +196,7 @@ def test_what_was_not_committed_before_the_cut_comes_again(prosody: PrivateProso
             assert b.plugin["xep_0198"].handled == before  # the ping's answer is behind it
             await b.cut()
             b.omemo.receiver._worker.cancel()
-            engine.receive = receive
+            engine.receive_now = receive
             await b.come_back()
             assert await b.read() == "not committed"
             await b.nothing_more()
@@ -248,7 +248,7 @@ def test_a_flood_makes_the_connection_wait_and_loses_nothing(
             assert await b.read() == "hello"
             await b.settled()
             engine = b.omemo.engine
-            receive, gate, most = engine.receive, asyncio.Event(), 0
+            receive, gate, most = engine.receive_now, asyncio.Event(), 0
 
             async def slowly(got: Arrived) -> Received:
                 nonlocal most
@@ -256,7 +256,7 @@ def test_a_flood_makes_the_connection_wait_and_loses_nothing(
                 most = max(most, b.omemo.receiver._waiting.qsize())
                 return await receive(got)
 
-            engine.receive = slowly
+            engine.receive_now = slowly
             for number in range(40):
                 await a.say(romeo, f"{number} " + "x" * 20_000)
             await until(lambda: b.omemo.receiver._paused)
