@@ -6,18 +6,21 @@ one scratch folder; the bus is a socket in it, without the services that would s
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
-import os
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, cast
+
+import pytest
+
+from support.prosody import HOSTS, require_prosody
+from tillie.demo.prosody import PrivateProsody
 
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
@@ -29,6 +32,17 @@ SYSTEM_PATH = "/usr/bin:/bin"
 SYSTEM_PYTHON = "/usr/bin/python3"
 # What a whole answer needs that the packages only recommend.
 MODULES = ("dbus", "gpg", "omemo", "oldmemo", "twomemo", "xmlschema")
+
+# Only an administrator of Prosody's pubsub component may make nodes there.
+SERVICE = f"pubsub.{HOSTS[0]}"
+CREATORS = (f"juliet@{HOSTS[0]}", f"tillie@{HOSTS[0]}")
+
+_PUBSUB = """\
+Component "{service}" "pubsub"
+  autocreate_on_publish = true
+  expose_publisher = true
+  admins = {{ {admins} }}
+"""
 
 _BUS = """\
 <busconfig>
@@ -49,6 +63,7 @@ bridge = dbus
 local_dir = {folder}/data
 check_certificate = false
 hosts_dict = {hosts}
+{options}
 """
 
 # Calls of the backend's D-Bus interface: [[method, [argument, ...]], ...] on standard input, the answers on output.
@@ -75,14 +90,6 @@ class LiberviaError(RuntimeError):
     """A Libervia command failed; the text is what it said."""
 
 
-@dataclass(frozen=True)
-class Profile:
-    """One account in the backend."""
-
-    name: str
-    jid: str
-
-
 def unavailable() -> str:
     """Why Libervia can't run here, in one sentence; empty if it can."""
     for program in ("libervia-backend", "libervia-cli", "dbus-daemon"):
@@ -95,14 +102,16 @@ def unavailable() -> str:
 class PrivateLibervia:
     """A Libervia backend for the accounts of `hosts` ({"capulet.test": port on 127.0.0.1}), started by `with`.
 
-    It checks no certificate: its TLS library can't be given an authority of our own. `ca_file` is not needed.
+    It checks no certificate: it can't be given an authority of our own. `options` are further lines of its
+    configuration; with "log_level = DEBUG" the log has what is sealed.
     """
 
-    def __init__(self, hosts: Mapping[str, int]) -> None:
+    def __init__(self, hosts: Mapping[str, int], *, options: str = "") -> None:
         self._hosts = dict(hosts)
+        self._options = options
         self._folder: Path | None = None
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._profiles: dict[str, Profile] = {}
+        self._jids: dict[str, str] = {}
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -110,11 +119,11 @@ class PrivateLibervia:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
-        """Start bus and backend; returns when the backend takes commands."""
+        """Start bus and backend; returns when the backend takes commands. Both end with the calling thread."""
         # Sockets live in it: their paths must stay under 108 bytes.
         self._folder = Path(tempfile.mkdtemp(prefix="tillie-libervia-", dir="/tmp"))
         try:
@@ -122,13 +131,13 @@ class PrivateLibervia:
                 (self.folder / place).mkdir()
             hosts = {host: {"host": "127.0.0.1", "port": port} for host, port in self._hosts.items()}
             (self.folder / ".libervia.conf").write_text(
-                _CONFIG.format(folder=self.folder, hosts=json.dumps(hosts))
+                _CONFIG.format(folder=self.folder, hosts=json.dumps(hosts), options=self._options)
             )
             (self.folder / "bus.conf").write_text(_BUS.format(socket=self.folder / "bus"))
-            bus = self._spawn("bus.log", "dbus-daemon", f"--config-file={self.folder}/bus.conf", "--nofork", "--nosyslog")
-            self._wait(lambda: (self.folder / "bus").exists(), "the bus", bus)
-            backend = self._spawn("backend.log", "libervia-backend", "fg")
-            self._wait(lambda: READY in self.log, "the backend", backend)
+            self._spawn("bus.log", "dbus-daemon", f"--config-file={self.folder}/bus.conf", "--nofork", "--nosyslog")
+            self._wait(lambda: (self.folder / "bus").exists(), "the bus")
+            self._spawn("backend.log", "libervia-backend", "fg")
+            self._wait(lambda: READY in self.log, "the backend")
         except BaseException:
             self.stop()
             raise
@@ -145,11 +154,11 @@ class PrivateLibervia:
                 process.wait()
         if self._folder is not None:
             # Each keyring has a gpg-agent, which would stay.
-            for home in self._keyrings():
+            for home in self.keyring("").glob("*"):
                 subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], env=self._environment(), check=False)
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
-        self._profiles.clear()
+        self._jids.clear()
 
     # -- where things are ---------------------------------------------------------------------------------------------
 
@@ -172,8 +181,8 @@ class PrivateLibervia:
 
     # -- what it does -------------------------------------------------------------------------------------------------
 
-    def add_profile(self, name: str, jid: str, password: str) -> Profile:
-        """Make a profile for the account and connect it; its OpenPGP key and OMEMO device are published afterwards."""
+    def add_profile(self, name: str, jid: str, password: str) -> None:
+        """Make a profile for the account and connect it; its OpenPGP key and OMEMO device are then announced."""
         self.calls(
             ("profileCreate", [name, "", ""]),
             ("profileStartSession", ["", name]),
@@ -182,8 +191,11 @@ class PrivateLibervia:
             ("setParam", ["check_certificate", "false", "Connection", -1, name]),
             ("connect", [name, "", {}]),
         )
-        self._profiles[name] = Profile(name, jid)
-        return self._profiles[name]
+        self._jids[name] = jid
+
+    def befriend(self, profile: str, jid: str) -> None:
+        """Ask for the contact's presence and allow it ours; the other end does the same."""
+        self.calls(("addContact", [jid, profile]), ("subscription", ["subscribed", jid, profile]))
 
     def cli(self, *arguments: str, stdin: str | None = None) -> str:
         """Run `libervia-cli ARGUMENTS`; its standard output. Raises LiberviaError with what it said."""
@@ -220,20 +232,30 @@ class PrivateLibervia:
         return cast(list[Any], json.loads(done.stdout))
 
     def messages(self, profile: str, sender: str) -> list[str]:
-        """The bodies that `profile` has from `sender`, in the order of arrival."""
-        [history] = self.calls(("historyGet", [sender, self._profiles[profile].jid, 100, True, {}, profile]))
+        """The bodies that the profile has from a bare JID, in the order of arrival."""
+        [history] = self.calls(("historyGet", [sender, self._jids[profile], 100, True, {}, profile]))
         return [next(iter(message[4].values()), "") for message in history]
 
-    def wait_for(self, text: str) -> None:
-        """Return when the backend's log has the text."""
-        self._wait(lambda: text in self.log, repr(text))
+    def secrets(self, profile: str, service: str, node: str) -> dict[str, dict[str, Any]]:
+        """The secrets that the profile holds for the node, by id: key, timestamp, origin, revoked, shared_with."""
+        try:
+            [listed] = self.calls(("psSecretsList", [service, node, profile]))
+        except LiberviaError as error:
+            if "NotFound" in str(error):
+                return {}
+            raise
+        return {secret["id"]: secret for secret in json.loads(listed)}
+
+    def wait(self, ready: Callable[[], object], what: str) -> None:
+        """Return when `ready` gives something true; what comes in messages comes a little later."""
+        self._wait(ready, what, WAIT_SECONDS)
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _spawn(self, log: str, *command: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, log: str, *command: str) -> None:
         with (self.folder / log).open("wb") as output:
             process = subprocess.Popen(
-                # They end with us even if we are killed.
+                # If we are killed, they end, too.
                 ["setpriv", "--pdeathsig", "TERM", *command],
                 cwd=self.folder / "work",
                 env=self._environment(),
@@ -243,7 +265,6 @@ class PrivateLibervia:
                 start_new_session=True,
             )
         self._processes.append(process)
-        return process
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -254,14 +275,11 @@ class PrivateLibervia:
             "DBUS_SESSION_BUS_ADDRESS": f"unix:path={self.folder}/bus",
         }
 
-    def _keyrings(self) -> Iterable[Path]:
-        return (self.folder / "work" / "gnupg-home").glob("*")
-
-    def _wait(self, ready: Any, what: str, process: subprocess.Popen[bytes] | None = None) -> None:
-        deadline = time.monotonic() + (START_SECONDS if process else WAIT_SECONDS)
+    def _wait(self, ready: Callable[[], object], what: str, seconds: float = START_SECONDS) -> None:
+        deadline = time.monotonic() + seconds
         while not ready():
-            if process is not None and process.poll() is not None:
-                raise LiberviaError(f"{what} stopped: {self.log[-1000:]}")
+            if any(process.poll() is not None for process in self._processes):
+                raise LiberviaError(f"Libervia or its bus stopped: {self.log[-1000:]}")
             if time.monotonic() > deadline:
                 raise LiberviaError(f"{what} did not come: {self.log[-1000:]}")
             time.sleep(POLL)
@@ -270,7 +288,11 @@ class PrivateLibervia:
 def _missing_modules() -> list[str]:
     find = "import importlib.util, sys; print(*[n for n in sys.argv[1:] if importlib.util.find_spec(n) is None])"
     found = subprocess.run(
-        [SYSTEM_PYTHON, "-c", find, *MODULES], capture_output=True, encoding="utf-8", env={"PATH": SYSTEM_PATH}, check=False
+        [SYSTEM_PYTHON, "-c", find, *MODULES],
+        capture_output=True,
+        encoding="utf-8",
+        env={"PATH": SYSTEM_PATH},
+        check=False,
     )
     return found.stdout.split()
 
@@ -278,3 +300,26 @@ def _missing_modules() -> list[str]:
 def _without_notice(text: str) -> str:
     """The text without the notice about a missing progress bar that every command prints."""
     return text.partition("\n--\n")[2] if text.startswith("ProgressBar not available") else text
+
+
+@pytest.fixture(scope="module")
+def pubsub_prosody() -> Iterator[PrivateProsody]:
+    """A Prosody with `HOSTS` and the pubsub component `SERVICE`, on which `CREATORS` may make nodes."""
+    require_prosody()
+    admins = "; ".join(f'"{jid}"' for jid in CREATORS)
+    server = PrivateProsody(HOSTS, options=_PUBSUB.format(service=SERVICE, admins=admins))
+    asyncio.run(server.__aenter__())
+    try:
+        yield server
+    finally:
+        asyncio.run(server.__aexit__(None, None, None))
+
+
+@pytest.fixture(scope="module")
+def libervia(pubsub_prosody: PrivateProsody) -> Iterator[PrivateLibervia]:
+    """A running Libervia for the accounts of `pubsub_prosody`, or the test is skipped with the reason."""
+    reason = unavailable()
+    if reason:
+        pytest.skip(reason)
+    with PrivateLibervia(dict.fromkeys(HOSTS, pubsub_prosody.port)) as running:
+        yield running
