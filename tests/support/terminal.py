@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from tillie.account import Account
 from tillie.cli import main, online
-from tillie.client import Account, Client
+from tillie.client import Client
 from tillie.networks.local import LocalServer
 
 PASSWORD = "only for tests"

@@ -49,8 +49,8 @@ def add(
 
     Example: tillie account add alice@example.org
     """
+    from tillie.account import Settings
     from tillie.cli import setup
-    from tillie.client import Settings
 
     settings = Settings(
         policy=policy.value,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from tillie.account import Account
 from tillie.cli import online, show
 from tillie.cli.messages import show_delivery
 from tillie.cli.terminal import Lines
-from tillie.client import Account, Client
+from tillie.client import Client
 from tillie.errors import NetworkError, StoreError, TillieError
 from tillie.model import Address
 

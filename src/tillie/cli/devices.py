@@ -12,8 +12,9 @@ from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, contac
 from tillie.errors import UsageError
 
 if TYPE_CHECKING:
+    from tillie.account import KnownKey
     from tillie.cli.terminal import Lines
-    from tillie.client import Client, KnownKey
+    from tillie.client import Client
 
 
 class _ShowUnlessNamed(TyperGroup):

@@ -12,8 +12,9 @@ from tillie.cli.options import AccountOption, Contact, JsonOption, PassphraseFil
 from tillie.errors import UsageError
 
 if TYPE_CHECKING:
+    from tillie.account import Account
     from tillie.cli.terminal import Lines
-    from tillie.client import Account, Client, Sent
+    from tillie.client import Client, Sent
     from tillie.history import Entry
     from tillie.model import Address
     from tillie.pipeline import Delivery

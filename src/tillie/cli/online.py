@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from tillie import client as clients
+from tillie.account import Account
 from tillie.cli import show
 from tillie.cli.terminal import Lines
-from tillie.client import Account, Client
+from tillie.client import Client
 from tillie.errors import AuthenticationFailed
 from tillie.model import Decide, Decided, Notice, Trust
 from tillie.trust.fingerprint import fingerprint

@@ -11,11 +11,12 @@ import msgspec
 
 from tillie import client as clients
 from tillie import store as stores
+from tillie.account import Account, Settings, fill
 from tillie.cli import accounts, online, show, unlock
 from tillie.cli.accounts import Entry
 from tillie.cli.options import KeyFrom
 from tillie.cli.terminal import Lines
-from tillie.client import Account, Client, Settings
+from tillie.client import Client
 from tillie.errors import AuthenticationFailed, NetworkError, StoreError
 from tillie.model import Address, Device, Key
 from tillie.trust.fingerprint import fingerprint
@@ -61,7 +62,7 @@ def restored_account(
     """Make the store out of a backup, and log in if that can be done now. Our new device, None if it must wait."""
     entry = keys.entry(address)
     with _new_store(entry, keys) as account:
-        clients.fill(account.store, records)
+        fill(account.store, records)
         accounts.add(entry)
         account = Account(account.store)  # with the restored settings
         try:

@@ -12,8 +12,9 @@ from tillie.errors import UsageError
 from tillie.model import Trust
 
 if TYPE_CHECKING:
+    from tillie.account import Account, KnownKey
     from tillie.cli.terminal import Lines
-    from tillie.client import Account, Client, KnownKey
+    from tillie.client import Client
     from tillie.model import Address
 
 group = typer.Typer(no_args_is_help=True, help="What you think of people's keys.")

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tillie import store as stores
+from tillie.account import Account
 from tillie.cli import accounts, show
 from tillie.cli.accounts import Entry
-from tillie.client import Account
 from tillie.crypto.random import random_bytes
 from tillie.errors import AuthenticationFailed, StoreLocked, StoreUnwritable, UsageError
 from tillie.model import Address

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from urllib.parse import quote, unquote
 
+from tillie.account import Account, KnownKey
 from tillie.cli import show
-from tillie.client import Account, KnownKey
 from tillie.errors import NotTrusted, UsageError
 from tillie.model import Address, Device, Trust
 from tillie.trust.fingerprint import fingerprint, normalise

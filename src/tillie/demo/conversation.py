@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from tillie import store as stores
-from tillie.client import Account, Client, text_content, text_of
+from tillie.account import Account
+from tillie.client import Client, text_content, text_of
 from tillie.crypto.random import random_bytes
 from tillie.demo import plaintext
 from tillie.demo.places import ALICE, BOB, InProcess, Place, choose

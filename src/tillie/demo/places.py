@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tillie import __version__
-from tillie.client import Account, Client
+from tillie.account import Account
+from tillie.client import Client
 from tillie.demo import plaintext
 from tillie.demo.prosody import PrivateProsody
 from tillie.model import Address

@@ -45,7 +45,7 @@ from tillie.model import (
 from tillie.schemes import Outcome, Unwrapped
 from tillie.schemes.omemo import contacts, element, own, payload, receiving, records, sessions
 from tillie.schemes.omemo.receiving import Received
-from tillie.schemes.omemo.records import KnownDevice, Own, Session
+from tillie.schemes.omemo.records import DeviceList, KnownDevice, Own, Session
 from tillie.schemes.omemo.version import OMEMO2, Version
 from tillie.wire import stanza, xml
 
@@ -124,12 +124,24 @@ class Omemo:
         if known is None or not 0 <= now - known.at < JUST_READ:
             return Need((Fetch(self.account, self.version.devices_node),))
         s.put(records.key("announcing"), None)
-        others = [d for d in known.devices if d.listed and d.id != mine.device_id]
-        listed = [directory.ListedDevice(d.id, d.label, d.labelsig) for d in others]
         labelsig = sign.sign(mine.seed, self.label.encode()) if self.label else b""
-        listed.append(directory.ListedDevice(mine.device_id, self.label, labelsig))
-        devices = directory.encode_devices(listed)
-        return Done(Publication(self.version.devices_node, "current", devices, _NODE_OPTIONS))
+        listed = _listed(known, without=mine.device_id)
+        return Done(self._list_of([*listed, directory.ListedDevice(mine.device_id, self.label, labelsig)]))
+
+    def list_without(self, s: State, device_id: int, now: Time) -> Publication | None:
+        """Our list without one device; None if it is not on it. The list must have been fetched just before."""
+        known = contacts.load(s, self.account)
+        listed = known.by_id(device_id) if known else None
+        if known is None or listed is None or not listed.listed:
+            return None
+        mine = own.load(s)
+        if mine is not None and mine.device_id == device_id:
+            # We are leaving: hearing of it must not make us announce ourselves again.
+            s.put(records.key("announcing"), records.encode_time(now))
+        return self._list_of(_listed(known, without=device_id))
+
+    def _list_of(self, devices: list[directory.ListedDevice]) -> Publication:
+        return Publication(self.version.devices_node, "current", directory.encode_devices(devices), _NODE_OPTIONS)
 
     def published(self, s: State, what: str, now: Time) -> Done[None]:
         return Done(None)
@@ -479,6 +491,14 @@ def _device(address: Address, device: KnownDevice, identity: bytes = b"") -> Dev
     """The device under the key that it really used; its label counts only if that very key signed it."""
     key = identity or device.identity
     return Device(address, device.id, key, device.label if device.signed and key == device.identity else "")
+
+
+def _listed(known: DeviceList, *, without: int) -> list[directory.ListedDevice]:
+    return [
+        directory.ListedDevice(device.id, device.label, device.labelsig)
+        for device in known.devices
+        if device.listed and device.id != without
+    ]
 
 
 def _is_due(session: Session, now: Time) -> bool:

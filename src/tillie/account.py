@@ -1,0 +1,228 @@
+"""An account as the store alone knows it: settings, keys, trust, history, a copy for a backup. No network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from tillie import history
+from tillie.errors import NoProgress, StoreTooNew, UsageError
+from tillie.model import (
+    Address,
+    Device,
+    Done,
+    Key,
+    Need,
+    State,
+    Time,
+    Trust,
+)
+from tillie.pipeline import Policy
+from tillie.schemes.omemo import Omemo, contacts, records, sessions
+from tillie.schemes.omemo import own as own_device
+from tillie.store import Committed, Store
+from tillie.trust import decisions
+from tillie.trust.fingerprint import fingerprint
+
+T = TypeVar("T")
+
+SETTINGS_VERSION = 1
+_SETTINGS = Key("client", "settings", "")
+_PASSWORD = Key("client", "password", "")
+_RESTORED = records.key("restored")
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What an account remembers, inside its store.
+
+    `server` is "" (found by DNS) or "host:port" (see `server_address`), `ca_file` a PEM file of the only authority
+    that is trusted then. `label` is what other devices may call this one, `history` whether messages are kept.
+    """
+
+    policy: str = Policy.BLIND.value
+    server: str = ""
+    direct_tls: bool = False
+    ca_file: str = ""
+    label: str = ""
+    history: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class KnownKey:
+    """One device of a contact, or of ours, and what is thought of its key.
+
+    `key` is empty while its bundle was not fetched. `decided` says that a decision is kept, a person's or the policy's;
+    else `trust` is what the policy would say now. `why` says why nothing can be sealed for it. A device with id 0 is a
+    key that was decided on and that no device shows any more.
+    """
+
+    device: Device
+    trust: Trust
+    decided: bool = False
+    listed: bool = True
+    session: bool = False
+    this: bool = False
+    why: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.device.key) if self.device.key else ""
+
+
+class Account:
+    """One account and its store, without a network."""
+
+    def __init__(self, store: Store, *, clock: Callable[[], Time] = time.time) -> None:
+        self.store = store
+        self.address = store.account
+        self.clock = clock
+        self.settings = self._load_settings()
+        self.scheme = Omemo(self.address, label=self.settings.label)
+
+    @property
+    def policy(self) -> Policy:
+        return Policy(self.settings.policy)
+
+    # -- settings ---------------------------------------------------------------------------------------------------
+
+    def _load_settings(self) -> Settings:
+        data = self._run(lambda s: s.get(_SETTINGS))
+        return decode_settings(data) if data else Settings()
+
+    def change(self, settings: Settings) -> None:
+        """Keep other settings, for this object and for later ones."""
+        self._run(lambda s: s.put(_SETTINGS, encode_settings(settings)))
+        self.settings = settings
+
+    def password(self) -> str:
+        """The password that was kept in the store; "" if it was not."""
+        data = self._run(lambda s: s.get(_PASSWORD))
+        return data[1:].decode() if data else ""
+
+    def keep_password(self, password: str) -> None:
+        """Keep it in the store, which is encrypted; "" forgets it."""
+        data = bytes((SETTINGS_VERSION,)) + password.encode() if password else None
+        self._run(lambda s: s.put(_PASSWORD, data))
+
+    def own_device(self) -> Device | None:
+        """Our device here; None before the first connection."""
+        return self._run(self.scheme.own_device)
+
+    # -- keys and trust ---------------------------------------------------------------------------------------------
+
+    def addresses(self) -> list[Address]:
+        """Everybody whose devices are known or whose keys were decided on, we among them."""
+        return self._run(lambda s: known_addresses(s, self.address))
+
+    def keys(self, address: Address) -> list[KnownKey]:
+        """What is known of one account's devices, without asking anybody."""
+        return self._run(lambda s: known_keys(s, self.scheme, self.policy, address))
+
+    def decide(self, address: Address, key: bytes, trust: Trust) -> None:
+        """Keep a person's decision on one key of one address; UNDECIDED takes it back."""
+        self._run(lambda s: decisions.decide(s, address, key, trust, self.clock()))
+
+    def reset(self, address: Address, device_id: int | None = None) -> int:
+        """Put sessions away, so that the next message begins new ones; how many. Also lifts an opt-out."""
+        out = self.store.run(lambda s: self.scheme.reset(s, address, device_id, self.clock()))
+        return _value(out)
+
+    # -- history ----------------------------------------------------------------------------------------------------
+
+    def history(self, address: Address, limit: int | None = None) -> list[history.Entry]:
+        """The last `limit` messages with a bare address, oldest first."""
+        entries = self._run(lambda s: list(history.read(s, address)))
+        return entries if limit is None else entries[max(0, len(entries) - limit) :]
+
+    # -- backup -----------------------------------------------------------------------------------------------------
+
+    def copy(self, *, with_password: bool = False) -> list[tuple[Key, bytes]]:
+        """What a backup holds (N2): the identity seed, trust, history, settings; no sessions, no one-time keys."""
+        return self._run(lambda s: list(_copied(s, self.address, with_password)))
+
+    def _run(self, read: Callable[[State], T]) -> T:
+        return _value(self.store.run(lambda s: Done(read(s))))
+
+
+# -- what a backup holds --------------------------------------------------------------------------------------------
+
+
+def _copied(s: State, account: Address, with_password: bool) -> Iterable[tuple[Key, bytes]]:
+    mine = own_device.load(s)
+    if mine is not None:
+        yield _RESTORED, records.encode_seed(mine.seed)
+    keys = [_SETTINGS, *([_PASSWORD] if with_password else []), *([_RESTORED] if mine is None else [])]
+    yield from ((key, data) for key in keys if (data := s.get(key)) is not None)
+    yield from s.scan(Key("trust", "keys", ""))
+    for address in known_addresses(s, account):
+        yield from s.scan(Key("history", address, ""))
+
+
+def fill(store: Store, copied: Iterable[tuple[Key, bytes]]) -> None:
+    """Put a backup's records into a new store. Its device is made at the first connection: the same identity, a new
+    id. Raises `UsageError` if the account has a device here, or the backup holds anything else."""
+    found = list(copied)
+    for key, _ in found:
+        if key not in (_RESTORED, _SETTINGS, _PASSWORD) and key.scheme != "history" and key[:2] != ("trust", "keys"):
+            raise UsageError(f"The backup holds something that does not belong into one: {key.scheme} {key.kind}.")
+
+    def step(s: State) -> Done[None]:
+        if own_device.load(s) is not None:
+            raise UsageError("This account has a device here already.")
+        for key, data in found:
+            s.put(key, data)
+        return Done(None)
+
+    store.run(step)
+
+
+def encode_settings(settings: Settings) -> bytes:
+    return bytes((SETTINGS_VERSION,)) + msgspec.json.encode(settings)
+
+
+def decode_settings(data: bytes) -> Settings:
+    if data[0] != SETTINGS_VERSION:
+        raise StoreTooNew(f"the settings have version {data[0]}; this version of Tillie reads {SETTINGS_VERSION}.")
+    return msgspec.json.decode(data[1:], type=Settings)
+
+
+# -- what is known of keys ------------------------------------------------------------------------------------------
+
+
+def known_addresses(s: State, account: Address) -> list[Address]:
+    names = {Address(key.name) for key, _ in s.scan(records.key("devices"))}
+    names |= {Address(key.name) for key, _ in s.scan(Key("trust", "keys", ""))}
+    return [account, *sorted(names - {account})]
+
+
+def known_keys(s: State, scheme: Omemo, policy: Policy, address: Address) -> list[KnownKey]:
+    """The devices of one account as the records have them, then keys that were decided on and are gone."""
+    rows: list[KnownKey] = []
+    mine = scheme.own_device(s) if address == scheme.account else None
+    if mine is not None:
+        rows.append(KnownKey(mine, Trust.VERIFIED, True, True, False, True))
+    known = contacts.load(s, address)
+    decided = decisions.load(s, address)
+    for device in known.devices if known else ():
+        if mine is not None and device.id == mine.id:
+            continue
+        session = sessions.load(s, address, device.id)
+        # The key that a send would use (see `Omemo.devices`).
+        key = session.identity if session else device.identity
+        trust = decisions.of(s, policy, address, key) if key else Trust.UNDECIDED
+        label = device.label if device.signed else ""
+        shown = Device(address, device.id, key, label)
+        rows.append(KnownKey(shown, trust, key in decided, device.listed, session is not None))
+    shown_keys = {row.device.key for row in rows}
+    gone = [(key, each.trust) for key, each in decided.items() if key not in shown_keys]
+    return rows + [KnownKey(Device(address, 0, key), trust, True, False) for key, trust in gone]
+
+
+def _value(out: Committed[T] | Need) -> T:
+    if isinstance(out, Need):
+        raise NoProgress("this step must not need anything")
+    return out.value
