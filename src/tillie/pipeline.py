@@ -86,10 +86,13 @@ def seal(
     able, unable = found
     judged = decisions.judge(s, trust.strict if scheme.long_lived else trust, able, now)
     trusted_addresses = {device.address for device in judged.trusted}
+    if scheme.long_lived:
+        trusted_addresses.add(scheme.account)  # our own key is always among the recipients
     if judged.undecided and not (scheme.long_lived and all(each.bare in trusted_addresses for each in (to, *also))):
         return Need((Decide(judged.undecided, judged.changed),))
     for each in (to, *also):
-        _require_recipient(each, judged, unable)
+        if each.bare not in trusted_addresses:
+            _refuse_recipient(each, judged, unable)
     unable += tuple(DeviceReport(device, False, "distrusted") for device in judged.distrusted)
     unable += tuple(DeviceReport(device, False, WAITING) for device in judged.undecided)
     envelope = Envelope(content, sender=scheme.account, to=to.bare if group else None, time=now, iq=iq)
@@ -145,10 +148,8 @@ def send(
     return Done(done.value, (*done.effects, Send(message, message_id)))
 
 
-def _require_recipient(to: Address, judged: Judgement, unable: tuple[DeviceReport, ...]) -> None:
+def _refuse_recipient(to: Address, judged: Judgement, unable: tuple[DeviceReport, ...]) -> None:
     """A message that only our own other devices could read is not a message to `to`."""
-    if any(device.address == to.bare for device in judged.trusted):
-        return
     reasons = [f"device {d.id}: distrusted" for d in judged.distrusted if d.address == to.bare]
     reasons += [f"device {r.device.id}: {r.why}" for r in unable if r.device.address == to.bare]
     raise NoRecipients(
@@ -166,9 +167,11 @@ def open(
     done = scheme.open(s, got, now)
     if isinstance(done, Need):
         return done
-    kind, device, plaintext, error = done.value
+    kind, device, plaintext, error, ours = done.value
     policy_for_it = trust.strict if scheme.long_lived else trust
     trusted = decisions.of(s, policy_for_it, device.address, device.key) if device.key else Trust.UNDECIDED
+    if ours:
+        trusted = Trust.VERIFIED  # nobody has to compare the fingerprint of a key that lies here
     effects: tuple[Effect, ...] = done.effects
     if plaintext is None:
         opened = Opened(kind, scheme.name, device, trusted, error=error)

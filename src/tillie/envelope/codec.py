@@ -81,13 +81,13 @@ def encode(envelope: Envelope, random: Callable[[int], bytes]) -> bytes:
         parts.append(_encode_iq(*envelope.iq))
     parts.append(b"<rpad>")
     short = MIN_ENVELOPE_BYTES - len(_TAIL) - sum(map(len, parts))
-    parts.append(_padding(max(short, 0), random))
+    parts.append(padding(max(short, 0), random))
     parts.append(_TAIL)
     return b"".join(parts)
 
 
-def _padding(least: int, random: Callable[[int], bytes]) -> bytes:
-    """`least` characters, and 0 .. MAX_RANDOM_PADDING more."""
+def padding(least: int, random: Callable[[int], bytes]) -> bytes:
+    """Random padding: `least` characters, and 0 .. MAX_RANDOM_PADDING more."""
     drawn = random(8 + (least + MAX_RANDOM_PADDING) * 3 // 4 + 1)
     # 64 bits: what the remainder prefers is nothing that a length could show.
     length = least + int.from_bytes(drawn[:8], "big") % (MAX_RANDOM_PADDING + 1)
@@ -109,9 +109,9 @@ def decode(data: bytes, *, max_bytes: int = MAX_ENVELOPE_BYTES) -> Decoded:
         raise Malformed("What was sealed is not an envelope.")
     found: dict[str, xml.Element] = {}
     unknown: list[str] = []
-    _refuse_text(root.text)
+    refuse_text(root.text)
     for child in root:
-        _refuse_text(child.tail)
+        refuse_text(child.tail)
         name = _NAMES.get(child.tag)
         if name is None:
             unknown.append(policy.name_of(child.tag))
@@ -121,7 +121,7 @@ def decode(data: bytes, *, max_bytes: int = MAX_ENVELOPE_BYTES) -> Decoded:
             found[name] = child
     if "content" not in found:
         raise Malformed("The envelope has no content.")
-    content, discarded = _content(found.pop("content"))
+    content, discarded = content_of(found.pop("content"))
     if "rpad" in found:
         xml.text_of(found["rpad"])  # any text of any length: "longer paddings than expected MUST NOT be rejected"
     stamp, iq = _attribute(found, "time", "stamp"), found.get("iq")
@@ -166,19 +166,20 @@ def _affixes(time: bool, to: bool, sender: bool, iq: bool) -> frozenset[str]:
     return frozenset(name for name, is_there in there.items() if is_there)
 
 
-def _content(element: xml.Element) -> tuple[Content, tuple[str, ...]]:
-    _refuse_text(element.text)
+def content_of(element: xml.Element, *, max_bytes: int = MAX_ENVELOPE_BYTES) -> tuple[Content, tuple[str, ...]]:
+    """What an opened element holds, and the names of what is discarded because only servers may send it."""
+    refuse_text(element.text)
     for child in element:
-        _refuse_text(child.tail)
+        refuse_text(child.tail)
     kept, discarded = policy.filter_incoming(element)
     parts, size = [], 0
     for child in kept:
         parts.append(xml.serialise(child))
         size += len(parts[-1])
-        if size > MAX_ENVELOPE_BYTES:
+        if size > max_bytes:
             # Each child gets its own copy of the declarations around it: one long namespace name and thousands of
             # small children would unfold into hundreds of megabytes.
-            raise Malformed(f"The content is longer than {MAX_ENVELOPE_BYTES} bytes.")
+            raise Malformed(f"The content is longer than {max_bytes} bytes.")
     return Content(b"".join(parts)), discarded
 
 
@@ -208,6 +209,7 @@ def _decode_iq(element: xml.Element) -> tuple[str, str]:
     return kind, stanza_id
 
 
-def _refuse_text(text: str | None) -> None:
+def refuse_text(text: str | None) -> None:
+    """Raises `Malformed` for text where only elements may be; white space is none."""
     if text and text.strip(" \t\r\n"):
         raise Malformed("The envelope has text where only elements may be.")

@@ -89,7 +89,7 @@ def verify(decoded: Decoded, stanza: Stanza, profile: Profile, now: Time, *, aut
         # In a group chat the recipient is the room, and the room is who sends us its messages.
         _match("to", envelope.to, stanza.sender.bare if group else stanza.to)
     notes += _check_iq(envelope, stanza)
-    time, time_notes = _check_time(envelope.time, stanza, now)
+    time, time_notes = check_time(envelope.time, stanza, now)
     return Verified(time, (*notes, *time_notes))
 
 
@@ -111,7 +111,8 @@ def _check_iq(envelope: Envelope, stanza: Stanza) -> list[str]:
     return []
 
 
-def _check_time(inside: Time | None, stanza: Stanza, now: Time) -> tuple[Time, list[str]]:
+def check_time(inside: Time | None, stanza: Stanza, now: Time) -> tuple[Time, list[str]]:
+    """When it was sealed, as far as can be known, and notes. Raises `Refused` where the time inside can't be."""
     notes = []
     stamp = stanza.stamp
     if stamp is not None and not max(EARLIEST, (inside or EARLIEST) - TIME_MARGIN) <= stamp <= now + TIME_MARGIN:
