@@ -7,11 +7,12 @@ import asyncio
 import pytest
 
 from support import gosendxmpp
+from support.gnupg import GnuPG, gnupg
 from support.gosendxmpp import GoSendXmpp, GoSendXmppError
 from support.prosody import HOSTS, new_account, prosody
 from tillie.demo.prosody import PrivateProsody
 
-__all__ = ["prosody"]
+__all__ = ["gnupg", "prosody"]
 
 pytestmark = [
     pytest.mark.heavy,
@@ -43,5 +44,21 @@ def test_it_refuses_to_send_to_somebody_without_a_key(prosody: PrivateProsody) -
             await juliet.generate()
             with pytest.raises(GoSendXmppError):
                 await juliet.send(new_account(prosody, "romeo"), "nobody can read this")
+
+    asyncio.run(talk())
+
+
+def test_it_takes_a_key_of_gnupg(prosody: PrivateProsody, gnupg: GnuPG) -> None:
+    async def talk() -> None:
+        with (
+            GoSendXmpp(prosody, new_account(prosody, "juliet")) as juliet,
+            GoSendXmpp(prosody, new_account(prosody, "romeo", HOSTS[1])) as romeo,
+        ):
+            fingerprint = gnupg.generate(f"xmpp:{juliet.jid}", juliet.passphrase)
+            await juliet.take(gnupg.export_secret(fingerprint, juliet.passphrase))
+            await romeo.generate()
+            await romeo.send(juliet.jid, "sealed for that key")
+            async with juliet.listen() as heard:
+                assert (await heard.line()).endswith(f"[OX] {romeo.jid}: sealed for that key")
 
     asyncio.run(talk())
