@@ -1,1 +1,1 @@
-"""Primitives on pyca/cryptography and PyNaCl, one module each. No other room imports those two libraries."""
+"""Primitives on pyca/cryptography and PyNaCl, OpenPGP on pysequoia; one module each. No other room imports these."""
