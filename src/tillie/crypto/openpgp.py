@@ -60,6 +60,7 @@ __all__ = [
     "sign_detached",
     "signcrypt",
     "verify_detached",
+    "with_certificate",
 ]
 
 MAX_BYTES = 4 << 20  # of a message when opened, unless the caller says otherwise
@@ -160,6 +161,13 @@ def merge(old: Certificate, new: Certificate) -> Certificate:
         return parse_certificate(bytes(library_form(old).merge(library_form(new))))
     except RuntimeError:
         raise BadKey("two OpenPGP certificates do not fit together") from None
+
+
+def with_certificate(secret: SecretKey, certificate: Certificate) -> SecretKey:
+    """The same key with what its certificate says elsewhere: a revocation, a user id. BadKey: it is another key's."""
+    if certificate.fingerprint != secret.certificate.fingerprint:
+        raise BadKey("the certificate is another key's")
+    return _with_packets(secret, certificate.data)
 
 
 def _with_packets(secret: SecretKey, certificate: bytes) -> SecretKey:
