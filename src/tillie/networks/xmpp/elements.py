@@ -11,6 +11,8 @@ from tillie.wire import address
 from tillie.wire import xml as wire
 
 CLIENT = "jabber:client"
+DATA = "jabber:x:data"
+XML = "http://www.w3.org/XML/1998/namespace"
 _MESSAGE, _PRESENCE, _IQ = (f"{{{CLIENT}}}{name}" for name in ("message", "presence", "iq"))
 SINGLETON = "current"  # the item id of nodes with one item (XEP-0060 section 12.20)
 KINDS = {_MESSAGE: "message", _PRESENCE: "presence", _IQ: "iq"}
@@ -24,6 +26,43 @@ def to_bytes(element: ET.Element) -> bytes:
         return data
     finally:
         element.tail = tail
+
+
+def as_delivered(element: ET.Element) -> bytes:
+    """One element as it most likely came over the wire: namespaces are declared as defaults, where they begin.
+
+    For what is signed: the parser forgets prefixes, and canonical XML keeps them.
+    """
+    parts: list[bytes] = []
+    _write(element, "", parts)
+    return b"".join(parts)
+
+
+def _write(element: ET.Element, around: str, parts: list[bytes]) -> None:
+    namespace, _, name = element.tag[1:].rpartition("}") if element.tag.startswith("{") else ("", "", element.tag)
+    parts.append(b"<%b" % name.encode())
+    if namespace != around:
+        parts.append(b" xmlns=%b" % wire.attribute(namespace))
+    prefixes: dict[str, str] = {}
+    for key, value in element.items():
+        parts.append(b" %b=%b" % (_attribute_name(key, prefixes), wire.attribute(value)))
+    parts += [b" xmlns:%b=%b" % (prefix.encode(), wire.attribute(uri)) for uri, prefix in prefixes.items()]
+    if not len(element) and not element.text:
+        parts.append(b"/>")
+        return
+    parts.append(b">" + wire.escape(element.text or ""))
+    for child in element:
+        _write(child, namespace, parts)
+        parts.append(wire.escape(child.tail or ""))
+    parts.append(b"</%b>" % name.encode())
+
+
+def _attribute_name(key: str, prefixes: dict[str, str]) -> bytes:
+    if not key.startswith("{"):
+        return key.encode()
+    uri, _, name = key[1:].rpartition("}")
+    prefix = "xml" if uri == XML else prefixes.setdefault(uri, f"n{len(prefixes)}")
+    return f"{prefix}:{name}".encode()
 
 
 def from_bytes(data: bytes) -> list[ET.Element]:
@@ -73,3 +112,10 @@ def form(form_type: str, fields: Iterable[tuple[str, str]]) -> ET.Element:
         field = ET.SubElement(x, "{jabber:x:data}field", attributes)
         ET.SubElement(field, "{jabber:x:data}value").text = value
     return x
+
+
+def form_fields(parent: ET.Element) -> dict[str, list[str]]:
+    """The values of the one data form in an element (XEP-0004), by field; {} if there is none."""
+    x = only(parent, f"{{{DATA}}}x")
+    fields = [] if x is None else x.findall(f"{{{DATA}}}field")
+    return {field.get("var", ""): [value.text or "" for value in field.findall(f"{{{DATA}}}value")] for field in fields}

@@ -22,7 +22,7 @@ PUBLISH_OPTIONS, NODE_CONFIG = PUBSUB + "#publish-options", PUBSUB + "#node_conf
 # "max" is newer than some servers: these numbers are tried behind it.
 LARGE_NUMBERS = ("max", "10000", "1000", "250", "100")
 # What servers answer to a publish-option that they don't know or don't allow (ejabberd 23.01: resource-constraint).
-_OPTION_REFUSED = frozenset(
+OPTION_REFUSED = frozenset(
     {"bad-request", "not-acceptable", "feature-not-implemented", "conflict", "resource-constraint"}
 )
 
@@ -32,7 +32,7 @@ class XmppNetwork:
 
     def __init__(self, client: Any, *, timeout: float = TIMEOUT) -> None:
         self.engine: Engine | None = None
-        self._client = client
+        self.client = client
         self._timeout = timeout
         self._acknowledged = Acknowledged(client, self._tell)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -41,7 +41,7 @@ class XmppNetwork:
 
     @property
     def online(self) -> bool:
-        return bool(self._client._session_started and self._client.transport is not None)
+        return bool(self.client._session_started and self.client.transport is not None)
 
     # -- sending ------------------------------------------------------------------------------------------------------
 
@@ -50,7 +50,7 @@ class XmppNetwork:
         self._require_connection()
         if item.id in self._acknowledged.pending:
             return
-        self._client.send(message_of(self._client, item.stanza))
+        self.client.send(message_of(self.client, item.stanza))
         self._acknowledged.sent(item.id)
 
     def _tell(self, ids: tuple[str, ...]) -> None:
@@ -72,7 +72,7 @@ class XmppNetwork:
         Raises `Unreachable` if there is no answer in time, `Rejected` on an error.
         """
         self._require_connection()
-        iq = self._client.make_iq(itype=type_, ito=to)
+        iq = self.client.make_iq(itype=type_, ito=to)
         iq.append(payload)
         question = iq.send(timeout=self._timeout)
         self._questions.add(question)
@@ -98,13 +98,13 @@ class XmppNetwork:
     async def wait_for_all(self) -> None:
         """What the server has for us, it has sent before it answers this (RFC 6120 section 10.1)."""
         try:
-            await self.ask("get", Address(self._client.boundjid.domain), ET.Element("{urn:xmpp:ping}ping"))
+            await self.ask("get", Address(self.client.boundjid.domain), ET.Element("{urn:xmpp:ping}ping"))
         except Rejected:
             return  # an answer too
 
     def _require_sender(self, answer: Any, to: Address | None) -> None:
         # slixmpp takes an answer from a few more addresses than were asked, our own server's among them.
-        own = self._client.boundjid
+        own = self.client.boundjid
         allowed = {str(to)} if to is not None and to != own.bare else {"", own.bare, own.full, own.domain}
         if answer.get_from().full not in allowed:
             raise Rejected("the answer came from somebody else", condition="not-authorized")
@@ -141,7 +141,7 @@ class XmppNetwork:
         try:
             await self._publish(publication, with_options=True)
         except Rejected as refusal:
-            if refusal.condition not in _OPTION_REFUSED:
+            if refusal.condition not in OPTION_REFUSED:
                 raise
             if refusal.detail == "precondition-not-met":
                 await self._configure(publication)
