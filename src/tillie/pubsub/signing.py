@@ -29,7 +29,8 @@ FEATURES = (NS, OPENPGP_NS)
 
 SIGNATURE = f"{{{NS}}}signature"
 _NS = NS.encode()
-_PUBSUB_NS = b"http://jabber.org/protocol/pubsub"
+_START = b'<sign-data xmlns="%s">' % _NS
+_END = b"</sign-data>"
 _TIME = f"{{{NS}}}time"
 _SIGNER = f"{{{NS}}}signer"
 _SIGN = f"{{{OPENPGP_NS}}}sign"
@@ -74,19 +75,31 @@ def statement(signer: Address, now: Time, *, also: Sequence[Address] = ()) -> St
 def signed_form(node: Node, payload: bytes, statement: Statement) -> bytes:
     """The bytes that are signed (XEP-0475 section "Signing a Pubsub Item", XEP-0476).
 
-    `payload` is the item's payload element in clear. Raises `Malformed` if it is not one element, has no namespace, or
-    shares its canonical form with another (`wire.c14n`).
+    `payload` is the item's payload element in clear. Raises as `item_form` does.
+    """
+    return with_item(node, item_form(payload), statement)
+
+
+def item_form(payload: bytes) -> bytes:
+    """The part of the signed form that all signatures of one version of an item share, from `<item` to the end.
+
+    Raises `Malformed` if the payload is not one element, has no namespace, or shares its canonical form with another
+    (`wire.c14n`).
     """
     inner = xml.parse(payload)
     if not inner.tag.startswith("{"):
         raise Malformed("A payload without a namespace can't be signed.")
+    root = xml.parse(_START + b"<item xmlns='http://jabber.org/protocol/pubsub'/>" + _END)
+    root[0].append(inner)
+    return c14n.canonical(root)[len(_START) :]
+
+
+def with_item(node: Node, item: bytes, statement: Statement) -> bytes:
+    """The signed form of one statement, from what `item_form` made."""
     signers = b"".join(b"<signer>%s</signer>" % xml.escape(signer) for signer in statement.signers)
-    root = xml.parse(
-        b"<sign-data xmlns='%s'><to jid=%s/><time stamp=%s/>%s<item xmlns='%s'/></sign-data>"
-        % (_NS, xml.attribute(node.service.bare), xml.attribute(statement.stamp), signers, _PUBSUB_NS)
-    )
-    root[-1].append(inner)
-    return c14n.canonical(root)
+    to, stamp = xml.attribute(node.service.bare), xml.attribute(statement.stamp)
+    head = xml.parse(b"%s<to jid=%s/><time stamp=%s/>%s%s" % (_START, to, stamp, signers, _END))
+    return c14n.canonical(head)[: -len(_END)] + item
 
 
 def loses_space(payload: bytes) -> bool:
