@@ -41,6 +41,7 @@ from tillie.model import (
     Time,
     Trust,
 )
+from tillie.pubsub import hearing
 from tillie.schemes import Scheme
 from tillie.trust import decisions
 from tillie.trust.decisions import Judgement, Policy
@@ -180,6 +181,8 @@ def open(
         if opened.content is not None and trusted.allows_sending:
             # Else a device that a server slipped in could opt its owner out, or back in.
             scheme.heard(s, device.address, opened.content)
+        opened, told = _take_secrets(s, scheme, opened, got.stanza, now)
+        effects += told
     if opened.kind in DELIVERED:
         effects += (Deliver(encode_delivery(opened, got.stanza)),)
     if remember and opened.content is not None:
@@ -196,6 +199,20 @@ def _unwrap(device: Device, trusted: Trust, plaintext: bytes, around: Stanza, sc
     dropped = policy.filter_siblings(around.siblings)[1] if around.siblings else ()
     notes = found + tuple(f"Dropped from the plain part: {name}." for name in dropped)
     return Opened(Kind.OPENED, scheme.name, device, trusted, envelope, time, notes)
+
+
+def _take_secrets(
+    s: State, scheme: Scheme, opened: Opened, around: Stanza, now: Time
+) -> tuple[Opened, tuple[Effect, ...]]:
+    """Secrets of pubsub nodes are for us, not for the person: they leave the content, and enter neither inbox nor
+    history. A message that held nothing else has nothing to show."""
+    found = hearing.heard(s, scheme.account, opened, around, now)
+    if not found.found or opened.envelope is None:
+        return opened, ()
+    notes = opened.notes + found.notes
+    if found.consumed:
+        return opened._replace(kind=Kind.EMPTY, envelope=None, notes=notes), found.effects
+    return opened._replace(envelope=opened.envelope._replace(content=found.content), notes=notes), found.effects
 
 
 def failed(scheme: Scheme, got: Arrived, error: PeerError) -> Opened:
