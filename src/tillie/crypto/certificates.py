@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple
 
 from pysequoia import Cert, encrypt
 from pysequoia.packet import Packet as Claim
-from pysequoia.packet import PacketPile, SignatureType
+from pysequoia.packet import PacketPile, SignatureType, Tag
 
 from tillie.crypto.packets import PUBLIC_KEY, PUBLIC_SUBKEY, SIGNATURE, TRUST, USER_ATTRIBUTE, USER_ID, split
 from tillie.errors import BadKey, InvalidAddress, Malformed
@@ -32,6 +32,13 @@ MAX_USER_IDS = 32
 _CACHED = 1_024  # certificates kept parsed: a secret is shared with hundreds of members
 _CACHED_BYTES = 8_192  # larger ones are parsed anew each time
 _SCHEME = "xmpp:"
+_OVER_NAMES = (
+    SignatureType.GenericCertification,
+    SignatureType.PersonaCertification,
+    SignatureType.CasualCertification,
+    SignatureType.PositiveCertification,
+)
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _LEFT_OUT = frozenset((TRUST, USER_ATTRIBUTE))
 
 
@@ -127,7 +134,7 @@ def _parse_now(data: bytes) -> Certificate:
         cert = Cert.from_packets(claims)
         cleaned = bytes(cert)
         keys = tuple(_fingerprint(claim) for claim in claims if claim.fingerprint)
-        created = _created(claims[0]).timestamp()
+        made = _created(claims[0]).timestamp()
     except RuntimeError:
         raise Malformed("an OpenPGP certificate is damaged") from None
     fingerprint = keys[0]
@@ -136,12 +143,37 @@ def _parse_now(data: bytes) -> Certificate:
         expires = cert.expiration.timestamp() if cert.expiration else None
         revoked = bool(cert.is_revoked)
     except RuntimeError:  # no self-signature that the library's policy accepts
-        return Certificate(cleaned, fingerprint, (), created, None, False, keys, (), weak=True)
-    return Certificate(cleaned, fingerprint, user_ids, created, expires, revoked, keys, _encryption(claims, expires))
+        return Certificate(cleaned, fingerprint, (), made, None, False, keys, (), weak=True)
+    return Certificate(cleaned, fingerprint, user_ids, made, expires, revoked, keys, _encryption(claims, expires))
 
 
 _parse = lru_cache(_CACHED)(_parse_now)
 _cert = lru_cache(_CACHED)(_cert_now)
+
+
+def created(public: bytes) -> Time:
+    """When a key was made, from the body of its packet (RFC 4880 section 5.5.2)."""
+    return float(int.from_bytes(public[1:5], "big"))
+
+
+def newest_name(certificate: Certificate) -> bytes | None:
+    """The body of the newest good signature of a certificate over one of its user ids."""
+    primary, *claims = PacketPile.from_bytes(certificate.data)
+    found = []
+    name = primary
+    for claim in claims:
+        if claim.tag == Tag.UserID:
+            name = claim
+        elif claim.signature_type in _OVER_NAMES and _has_name([primary, name, claim]):
+            found.append(claim)
+    return max(found, key=lambda claim: claim.signature_created or _EPOCH).body if found else None
+
+
+def _has_name(claims: list[Claim]) -> bool:
+    try:
+        return bool(Cert.from_packets(claims).user_ids)
+    except RuntimeError:
+        return False
 
 
 def _check_packets(data: bytes) -> None:

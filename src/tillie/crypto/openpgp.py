@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pysequoia
 from pysequoia import Sig, SignatureMode, Tsk
 
-from tillie.crypto import certificates, pkesk, seipd
+from tillie.crypto import certificates, pkesk, secretkeys, seipd, selfsign
 from tillie.crypto.certificates import MAX_CERTIFICATE, Certificate, library_form
 from tillie.crypto.packets import (
     COMPRESSED,
@@ -29,10 +29,12 @@ from tillie.crypto.packets import (
     SEIPD,
     SIGNATURE,
     SKESK,
+    USER_ID,
     Packet,
     encode,
     split,
 )
+from tillie.crypto.secretkeys import KeyParts
 from tillie.errors import BadKey, BadSignature, Malformed, NoRecipients, Undecryptable, UsageError
 
 __all__ = [
@@ -102,8 +104,19 @@ class Message(NamedTuple):
 
 
 def generate(user_id: str) -> SecretKey:
-    """A new key, Ed25519 and Curve25519, that never expires: "xmpp:ADDRESS" is its user id."""
-    return _secret(bytes(Tsk.generate(user_id, validity_seconds=None)))
+    """A new key that never expires: Ed25519 to certify and sign, Curve25519 to encrypt. `user_id`: "xmpp:ADDRESS"."""
+    # The library makes the keys, and dates them; why the signatures are ours is said in `selfsign`.
+    try:
+        made = bytes(Tsk.generate(user_id, validity_seconds=None))
+    except (RuntimeError, UnicodeError):
+        raise UsageError("No OpenPGP key can have that name.") from None
+    keys = [packet for packet in split(made) if packet.tag in (SECRET_KEY, SECRET_SUBKEY)]
+    parts = secretkeys.read(made)
+    primary, at = parts[0], next(index for index, part in enumerate(parts) if part.decrypts)
+    created, name = int(certificates.created(primary.body)), user_id.encode()
+    named = selfsign.certify(primary, name, selfsign.OUR_NAME, created)
+    bound = selfsign.bind(primary, parts[at], created)
+    return _secret(b"".join(map(encode, (keys[0], Packet(USER_ID, name), named, keys[at], bound))))
 
 
 def parse_secret_keys(data: bytes) -> tuple[SecretKey, ...]:
@@ -128,7 +141,7 @@ def import_secret_keys(data: bytes, passphrase: str = "") -> tuple[SecretKey, ..
     if len(data) > 2 * MAX_SECRET_KEYS * MAX_CERTIFICATE:
         raise Malformed("there are too many OpenPGP keys")
     binary = _dearmoured(data) if data.lstrip().startswith(b"-----BEGIN PGP") else data
-    return parse_secret_keys(pkesk.without_passphrase(binary, passphrase))
+    return parse_secret_keys(secretkeys.without_passphrase(binary, passphrase))
 
 
 def add_user_id(secret: SecretKey, user_id: str) -> SecretKey:
@@ -136,10 +149,26 @@ def add_user_id(secret: SecretKey, user_id: str) -> SecretKey:
     if user_id in secret.certificate.user_ids:
         return secret
     try:
-        named = library_form(secret.certificate).add_user_id(user_id, _tsk(secret.data).certifier())
+        named = bytes(library_form(secret.certificate).add_user_id(user_id, _tsk(secret.data).certifier()))
     except RuntimeError:
         raise UsageError("The key can't get another user id.") from None
-    return _with_packets(secret, bytes(named))
+    return _named_by_us(secret, user_id, named) or _with_packets(secret, named)
+
+
+def _named_by_us(secret: SecretKey, user_id: str, named: bytes) -> SecretKey | None:
+    """The new user id with all that the key's others say of it, and the date of the library's; None: not for this key.
+
+    What the library says of it would count as the newest: that it reads SEIPD version 2 (see `selfsign`).
+    """
+    primary = secretkeys.read(secret.data)[0]
+    before = certificates.newest_name(secret.certificate)
+    after = certificates.newest_name(parse_certificate(named))
+    if before is None or after is None or not selfsign.can_sign(primary):
+        return None
+    name = user_id.encode()
+    signature = selfsign.certify(primary, name, selfsign.about_key(before), selfsign.created(after))
+    ours = _secret(secret.data + encode(Packet(USER_ID, name)) + encode(signature))
+    return ours if user_id in ours.certificate.user_ids else None
 
 
 def revoke(secret: SecretKey) -> SecretKey:
@@ -181,7 +210,7 @@ def _secret(data: bytes) -> SecretKey:
     found = split(data)
     if any(packet.body[:1] != b"\x04" for packet in found if packet.tag in (SECRET_KEY, SECRET_SUBKEY)):
         raise BadKey("it is not an OpenPGP key of version 4")
-    pkesk.secret_keys(data)  # Malformed if a passphrase is on one, BadKey if it can't be read here
+    secretkeys.read(data)  # Malformed if a passphrase is on one, BadKey if it can't be read here
     try:
         tsk = Tsk.from_bytes(data)
         public, private = bytes(tsk.extract_certificate()), bytes(tsk)
@@ -220,8 +249,9 @@ def _tsk(data: bytes) -> Tsk:
 
 
 @lru_cache(_CACHED_KEYS)
-def _decryption_keys(data: bytes) -> tuple[pkesk.DecryptionKey, ...]:
-    return pkesk.secret_keys(data)
+def _decryption_keys(data: bytes) -> tuple[KeyParts, ...]:
+    """Old, expired and revoked ones too: what was encrypted to them stays readable."""
+    return tuple(key for key in secretkeys.read(data) if key.decrypts)
 
 
 def _signer(secret: SecretKey) -> Any:

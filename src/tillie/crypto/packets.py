@@ -135,6 +135,10 @@ class Fields:
     def at(self) -> int:
         return self._at
 
+    @property
+    def left(self) -> int:
+        return len(self._data) - self._at
+
     def take(self, length: int) -> bytes:
         piece = _take(self._data, self._at, length)
         self._at += length
@@ -152,4 +156,4 @@ class Fields:
         return self.take(int.from_bytes(self.take(2), "big") + 7 >> 3)
 
     def rest(self) -> bytes:
-        return self.take(len(self._data) - self._at)
+        return self.take(self.left)

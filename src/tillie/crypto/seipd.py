@@ -50,7 +50,7 @@ def _from_parts(key: bytes, inner: bytes, prefix: bytes) -> bytes:
 
 
 def unseal(packet: Packet, key: bytes, cipher: int) -> bytes:
-    """The packets inside. `cipher` came with the session key (version 1); version 2 names its own.
+    """The packets inside. `cipher` came with the session key; it is 0 where the packet names its own (version 2).
 
     Whatever is wrong with key or ciphertext raises the same Undecryptable; nothing is given out before it is checked.
     """
@@ -58,6 +58,8 @@ def unseal(packet: Packet, key: bytes, cipher: int) -> bytes:
     if version == b"\x01":
         return _unseal_mdc(packet.body, key, cipher)
     if version == b"\x02":
+        if cipher:  # RFC 9580 section 10.3.2.1: not behind a session key of another generation
+            raise Undecryptable(_WRONG)
         return _unseal_aead(packet.body, key)
     raise Malformed("it is encrypted in an unknown way")
 
