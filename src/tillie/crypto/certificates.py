@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from pysequoia import Cert, encrypt
@@ -226,7 +227,7 @@ def _encryption(claims: Sequence[Claim], expires: Time | None) -> tuple[Encrypti
     found = []
     if _encrypts(head):
         found.append(EncryptionKey(_fingerprint(claims[0]), expires))
-    for start, end in zip(starts[1:], [*starts[2:], len(claims)], strict=True):
+    for start, end in pairwise([*starts[1:], len(claims)]):
         key, signatures = claims[start], list(claims[start + 1 : end])
         if not _encrypts([*head, key, *signatures]):
             continue
