@@ -216,22 +216,28 @@ class XmppService:
     async def _unsubscribe_others(self, node: Node, gone: frozenset[Address]) -> None:
         if not gone:
             return
+        for jid in await self._subscribers(node) or gone:
+            if bare_address(jid) not in gone:
+                continue
+            payload = ET.Element(f"{{{OWNER}}}pubsub")
+            subscriptions = ET.SubElement(payload, f"{{{OWNER}}}subscriptions", {"node": node.name})
+            ET.SubElement(subscriptions, f"{{{OWNER}}}subscription", {"jid": jid, "subscription": "none"})
+            try:
+                await self._ask("set", node.service, payload)
+            except Rejected as refusal:  # mostly because they are not subscribed
+                log.info("%s is not unsubscribed from a node: %s", jid, refusal.condition)
+
+    async def _subscribers(self, node: Node) -> frozenset[str]:
+        """XEP-0060 section 8.8.1. Empty where there is no such list, as in ejabberd's PEP, which unsubscribes others
+        all the same."""
         payload = ET.Element(f"{{{OWNER}}}pubsub")
         ET.SubElement(payload, f"{{{OWNER}}}subscriptions", {"node": node.name})
         try:
             answer = await self._ask("get", node.service, payload)
         except Rejected:
-            return  # a service that has no such list: it must unsubscribe by itself
+            return frozenset()
         path = f"{{{OWNER}}}pubsub/{{{OWNER}}}subscriptions/{{{OWNER}}}subscription"
-        for jid in {one.get("jid", "") for one in answer.findall(path)[:MAX_AFFILIATIONS]}:
-            if bare_address(jid) in gone:
-                payload = ET.Element(f"{{{OWNER}}}pubsub")
-                subscriptions = ET.SubElement(payload, f"{{{OWNER}}}subscriptions", {"node": node.name})
-                ET.SubElement(subscriptions, f"{{{OWNER}}}subscription", {"jid": jid, "subscription": "none"})
-                try:
-                    await self._ask("set", node.service, payload)
-                except Rejected as refusal:
-                    log.info("%s can't be unsubscribed from a node: %s", jid, refusal.condition)
+        return frozenset(one.get("jid", "") for one in answer.findall(path)[:MAX_AFFILIATIONS])
 
     async def owners(self, node: Node) -> frozenset[Address]:
         """The account for PEP; else the owners by the affiliations, if we may see them; else ourselves, if the service
