@@ -25,7 +25,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not heavy"
 
 interop:
-	@sh scripts/setup dev prosody ejabberd
+	@sh scripts/setup dev prosody ejabberd gpg go-sendxmpp libervia
 	$(BIN)/python -m pytest -m heavy
 
 lint:
@@ -37,7 +37,7 @@ lint:
 	$(BIN)/lint-imports --no-cache
 
 bench:
-	@sh scripts/setup dev
+	@sh scripts/setup dev gpg
 	$(BIN)/python -m bench
 
 lock:
