@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lxml import etree
 
@@ -34,7 +34,7 @@ MAX_RECIPIENTS = 1_024
 _NS = f"{{{NAMESPACE}}}"
 _TO, _TIME, _RPAD, _PAYLOAD = (_NS + name for name in ("to", "time", "rpad", "payload"))
 _CLIENT, _SERVER = "{jabber:client}", "{jabber:server}"
-_AS_CLIENT: dict[str, str] = {None: "jabber:client"}  # type: ignore[dict-item]  # the stubs know no default namespace
+_AS_CLIENT: Any = {None: "jabber:client"}  # the stubs of lxml know no default namespace here
 _HINT = "(urn:xmpp:hints)"
 
 
@@ -150,7 +150,8 @@ def _as_client(payload: xml.Element) -> None:
     for child in list(payload):
         if not child.tag.startswith(_SERVER):
             continue
-        plain = etree.Element(_CLIENT + child.tag.removeprefix(_SERVER), dict(child.attrib), _AS_CLIENT)
+        plain = etree.Element(_CLIENT + child.tag.removeprefix(_SERVER), None, _AS_CLIENT)
+        plain.attrib.update(child.attrib)
         plain.text, plain.tail = child.text, child.tail
         plain.extend(list(child))
         payload.replace(child, plain)

@@ -42,7 +42,6 @@ from tillie.model import (
 from tillie.schemes import Outcome, Unwrapped
 from tillie.schemes.openpgp import announcing, backup, contacts, content, element, keys, objects, opening, records
 from tillie.schemes.openpgp.content import Form
-from tillie.schemes.openpgp.keys import Held
 from tillie.schemes.openpgp.objects import OpenedObject, SealedObject
 from tillie.schemes.openpgp.opening import Unread
 from tillie.trust.decisions import Policy
@@ -443,27 +442,29 @@ class OpenPgp:
         listed = {key.fingerprint for key in known.keys} if known else set()
         held = keys.held(s) if address == self.account else ()
         active = keys.active(s, now)
-        found = [self._info(each, each == active, listed, now) for each in held]
+        found = []
+        for mine in held:
+            why, print = mine.certificate.why_unusable(now), mine.certificate.fingerprint
+            info = _info(print, mine.certificate, why, announced=print in listed)
+            found.append(info._replace(held=True, active=mine == active))
         ours = {each.fingerprint for each in found}
         for each in contacts.prospects(s, address, now):
             if each.fingerprint not in ours:
-                c = each.certificate
-                unseen = KeyInfo(each.fingerprint, None, None, False, each.why, True)
-                about = {"created": c.created, "expires": c.expires, "revoked": c.revoked, "user_ids": c.user_ids}
-                found.append(unseen._replace(**about) if c else unseen)
+                found.append(_info(each.fingerprint, each.certificate, each.why, announced=True))
         return found
-
-    def _info(self, held: Held, is_active: bool, listed: set[bytes], now: Time) -> KeyInfo:
-        c = held.certificate
-        announced = c.fingerprint in listed
-        why = c.why_unusable(now)
-        return KeyInfo(c.fingerprint, c.created, c.expires, c.revoked, why, announced, True, is_active, c.user_ids)
 
     def _held_prints(self, s: State) -> frozenset[bytes]:
         return frozenset(each.certificate.fingerprint for each in keys.held(s))
 
     def _device(self, certificate: Certificate) -> Device:
         return keys.device_of(certificate, self.account)
+
+
+def _info(fingerprint: bytes, known: Certificate | None, why: str, *, announced: bool) -> KeyInfo:
+    if known is None:
+        return KeyInfo(fingerprint, None, None, False, why, announced)
+    about = (known.created, known.expires, known.revoked, why, announced)
+    return KeyInfo(fingerprint, *about, user_ids=known.user_ids)
 
 
 def _seen(data: bytes) -> Key:
