@@ -11,19 +11,16 @@ import msgspec
 
 from tillie import history
 from tillie.errors import NoProgress, StoreTooNew, UsageError
-from tillie.model import (
-    Address,
-    Device,
-    Done,
-    Key,
-    Need,
-    State,
-    Time,
-    Trust,
-)
+from tillie.model import FINGERPRINT_BYTES, Address, Device, Done, Key, Need, State, Time, Trust
 from tillie.pipeline import Policy
+from tillie.pubsub import records as pubsub_records
+from tillie.pubsub import secrets
+from tillie.schemes import Scheme
 from tillie.schemes.omemo import Omemo, contacts, records, sessions
 from tillie.schemes.omemo import own as own_device
+from tillie.schemes.openpgp import KeyInfo, OpenPgp
+from tillie.schemes.openpgp import keys as openpgp_keys
+from tillie.schemes.openpgp import records as openpgp_records
 from tillie.store import Committed, Store
 from tillie.trust import decisions
 from tillie.trust.fingerprint import fingerprint
@@ -34,6 +31,7 @@ SETTINGS_VERSION = 1
 _SETTINGS = Key("client", "settings", "")
 _PASSWORD = Key("client", "password", "")
 _RESTORED = records.key("restored")
+_OPENPGP_COPIED = frozenset({"own", "active"})  # as `OpenPgp.copied` has it
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -53,11 +51,12 @@ class Settings(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class KnownKey:
-    """One device of a contact, or of ours, and what is thought of its key.
+    """One device of a contact, or of ours, and what is thought of its key; or one OpenPGP key.
 
     `key` is empty while its bundle was not fetched. `decided` says that a decision is kept, a person's or the policy's;
-    else `trust` is what the policy would say now. `why` says why nothing can be sealed for it. A device with id 0 is a
-    key that was decided on and that no device shows any more.
+    else `trust` is what the policy would say now. `why` says why nothing can be sealed for it. An OMEMO device with id
+    0 is a key that was decided on and that no device shows any more. `this`: its private half lies here. `info` is
+    what an OpenPGP certificate says.
     """
 
     device: Device
@@ -67,10 +66,17 @@ class KnownKey:
     session: bool = False
     this: bool = False
     why: str = ""
+    scheme: str = Omemo.name
+    info: KeyInfo | None = None
 
     @property
     def fingerprint(self) -> str:
         return fingerprint(self.device.key) if self.device.key else ""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it was decided on and nobody shows it any more."""
+        return not self.listed and not self.device.id
 
 
 class Account:
@@ -81,7 +87,8 @@ class Account:
         self.address = store.account
         self.clock = clock
         self.settings = self._load_settings()
-        self.scheme = Omemo(self.address, label=self.settings.label)
+        self.omemo = Omemo(self.address, label=self.settings.label)
+        self.openpgp = OpenPgp(self.address)
 
     @property
     def policy(self) -> Policy:
@@ -108,9 +115,14 @@ class Account:
         data = bytes((SETTINGS_VERSION,)) + password.encode() if password else None
         self._run(lambda s: s.put(_PASSWORD, data))
 
+    @property
+    def schemes(self) -> tuple[Scheme, ...]:
+        """What an engine of this account uses; the first is the usual one for messages."""
+        return self.omemo, self.openpgp
+
     def own_device(self) -> Device | None:
-        """Our device here; None before the first connection."""
-        return self._run(self.scheme.own_device)
+        """Our OMEMO device here; None before the first connection."""
+        return self._run(self.omemo.own_device)
 
     # -- keys and trust ---------------------------------------------------------------------------------------------
 
@@ -119,8 +131,13 @@ class Account:
         return self._run(lambda s: known_addresses(s, self.address))
 
     def keys(self, address: Address) -> list[KnownKey]:
-        """What is known of one account's devices, without asking anybody."""
-        return self._run(lambda s: known_keys(s, self.scheme, self.policy, address))
+        """What is known of one account's devices and OpenPGP keys, without asking anybody."""
+        return self._run(
+            lambda s: [
+                *known_devices(s, self.omemo, self.policy, address),
+                *known_openpgp_keys(s, self.openpgp, self.policy, address, self.clock()),
+            ]
+        )
 
     def decide(self, address: Address, key: bytes, trust: Trust) -> None:
         """Keep a person's decision on one key of one address; UNDECIDED takes it back."""
@@ -128,7 +145,7 @@ class Account:
 
     def reset(self, address: Address, device_id: int | None = None) -> int:
         """Put sessions away, so that the next message begins new ones; how many. Also lifts an opt-out."""
-        out = self.store.run(lambda s: self.scheme.reset(s, address, device_id, self.clock()))
+        out = self.store.run(lambda s: self.omemo.reset(s, address, device_id, self.clock()))
         return _value(out)
 
     # -- history ----------------------------------------------------------------------------------------------------
@@ -141,25 +158,27 @@ class Account:
     # -- backup -----------------------------------------------------------------------------------------------------
 
     def copy(self, *, with_password: bool = False) -> list[tuple[Key, bytes]]:
-        """What a backup holds (N2): the identity seed, trust, history, settings; no sessions, no one-time keys."""
-        return self._run(lambda s: list(_copied(s, self.address, with_password)))
+        """What a backup holds (N2): the identity seed, OpenPGP keys, secrets of pubsub nodes, trust, history, settings;
+        no sessions, no one-time keys."""
+        return self._run(lambda s: list(self._copied(s, with_password)))
+
+    def _copied(self, s: State, with_password: bool) -> Iterable[tuple[Key, bytes]]:
+        mine = own_device.load(s)
+        if mine is not None:
+            yield _RESTORED, records.encode_seed(mine.seed)
+        keys = [_SETTINGS, *([_PASSWORD] if with_password else []), *([_RESTORED] if mine is None else [])]
+        yield from ((key, data) for key in keys if (data := s.get(key)) is not None)
+        yield from self.openpgp.copied(s)
+        yield from secrets.copied(s)
+        yield from s.scan(Key("trust", "keys", ""))
+        for address in known_addresses(s, self.address):
+            yield from s.scan(Key("history", address, ""))
 
     def _run(self, read: Callable[[State], T]) -> T:
         return _value(self.store.run(lambda s: Done(read(s))))
 
 
-# -- what a backup holds --------------------------------------------------------------------------------------------
-
-
-def _copied(s: State, account: Address, with_password: bool) -> Iterable[tuple[Key, bytes]]:
-    mine = own_device.load(s)
-    if mine is not None:
-        yield _RESTORED, records.encode_seed(mine.seed)
-    keys = [_SETTINGS, *([_PASSWORD] if with_password else []), *([_RESTORED] if mine is None else [])]
-    yield from ((key, data) for key in keys if (data := s.get(key)) is not None)
-    yield from s.scan(Key("trust", "keys", ""))
-    for address in known_addresses(s, account):
-        yield from s.scan(Key("history", address, ""))
+# -- a backup put back ----------------------------------------------------------------------------------------------
 
 
 def fill(store: Store, copied: Iterable[tuple[Key, bytes]]) -> None:
@@ -167,7 +186,7 @@ def fill(store: Store, copied: Iterable[tuple[Key, bytes]]) -> None:
     id. Raises `UsageError` if the account has a device here, or the backup holds anything else."""
     found = list(copied)
     for key, _ in found:
-        if key not in (_RESTORED, _SETTINGS, _PASSWORD) and key.scheme != "history" and key[:2] != ("trust", "keys"):
+        if not _is_copied(key):
             raise UsageError(f"The backup holds something that does not belong into one: {key.scheme} {key.kind}.")
 
     def step(s: State) -> Done[None]:
@@ -178,6 +197,14 @@ def fill(store: Store, copied: Iterable[tuple[Key, bytes]]) -> None:
         return Done(None)
 
     store.run(step)
+
+
+def _is_copied(key: Key) -> bool:
+    if key.scheme == openpgp_records.SCHEME:
+        return key.kind in _OPENPGP_COPIED
+    if key.scheme == pubsub_records.SCHEME:
+        return key.kind in secrets.COPIED
+    return key in (_RESTORED, _SETTINGS, _PASSWORD) or key.scheme == "history" or key[:2] == ("trust", "keys")
 
 
 def encode_settings(settings: Settings) -> bytes:
@@ -195,12 +222,13 @@ def decode_settings(data: bytes) -> Settings:
 
 def known_addresses(s: State, account: Address) -> list[Address]:
     names = {Address(key.name) for key, _ in s.scan(records.key("devices"))}
+    names |= {Address(key.name) for key, _ in s.scan(openpgp_records.key("list"))}
     names |= {Address(key.name) for key, _ in s.scan(Key("trust", "keys", ""))}
     return [account, *sorted(names - {account})]
 
 
-def known_keys(s: State, scheme: Omemo, policy: Policy, address: Address) -> list[KnownKey]:
-    """The devices of one account as the records have them, then keys that were decided on and are gone."""
+def known_devices(s: State, scheme: Omemo, policy: Policy, address: Address) -> list[KnownKey]:
+    """The OMEMO devices of one account as the records have them, then keys that were decided on and are gone."""
     rows: list[KnownKey] = []
     mine = scheme.own_device(s) if address == scheme.account else None
     if mine is not None:
@@ -218,8 +246,28 @@ def known_keys(s: State, scheme: Omemo, policy: Policy, address: Address) -> lis
         shown = Device(address, device.id, key, label)
         rows.append(KnownKey(shown, trust, key in decided, device.listed, session is not None))
     shown_keys = {row.device.key for row in rows}
-    gone = [(key, each.trust) for key, each in decided.items() if key not in shown_keys]
+    gone = [
+        (key, each.trust) for key, each in decided.items() if key not in shown_keys and len(key) != FINGERPRINT_BYTES
+    ]
     return rows + [KnownKey(Device(address, 0, key), trust, True, False) for key, trust in gone]
+
+
+def known_openpgp_keys(s: State, scheme: OpenPgp, policy: Policy, address: Address, now: Time) -> list[KnownKey]:
+    """The OpenPGP keys of one account: ours that lie here, those that it announces, those that were decided on."""
+    rows: list[KnownKey] = []
+    decided = decisions.load(s, address)
+    for info in scheme.keys(s, address, now):
+        key = info.fingerprint
+        trust = Trust.VERIFIED if info.held else decisions.of(s, policy.strict, address, key)
+        rows.append(
+            KnownKey(
+                openpgp_keys.device(address, key), trust, info.held or key in decided, info.announced,
+                this=info.held, why=info.why, scheme=scheme.name, info=info,
+            )
+        )  # fmt: skip
+    shown = {row.device.key for row in rows}
+    gone = [(key, each.trust) for key, each in decided.items() if key not in shown and len(key) == FINGERPRINT_BYTES]
+    return rows + [KnownKey(Device(address, 0, key), trust, True, False, scheme=scheme.name) for key, trust in gone]
 
 
 def _value(out: Committed[T] | Need) -> T:

@@ -183,7 +183,7 @@ class Client:
         return dict(zip(unique, await asyncio.gather(*map(self._ask_for_list, unique)), strict=True))
 
     async def _ask_for_list(self, address: Address) -> str:
-        ask = Fetch(address, self.account.scheme.version.devices_node)
+        ask = Fetch(address, self.account.omemo.version.devices_node)
         try:
             fact = await self.engine.network.fetch(ask)
         except Rejected as error:
@@ -194,7 +194,7 @@ class Client:
         return "" if fact.error == "item-not-found" else fact.error
 
     def _consider(self, s: State, address: Address) -> Done[tuple[DeviceReport, ...]] | Need:
-        found = self.account.scheme.devices(s, address, self.account.clock())
+        found = self.account.omemo.devices(s, address, self.account.clock())
         return found if isinstance(found, Need) else Done(found[1])
 
     async def unlist(self, device_id: int) -> bool:
@@ -203,7 +203,7 @@ class Client:
         account = self.account.address
         await self._refresh(account)
         publication = await self.engine.drive(
-            lambda s: Done(self.account.scheme.list_without(s, device_id, self.account.clock()))
+            lambda s: Done(self.account.omemo.list_without(s, device_id, self.account.clock()))
         )
         if publication is not None:
             await self.engine.network.publish(publication)

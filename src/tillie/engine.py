@@ -136,6 +136,10 @@ class Engine:
             raise UsageError(f"This account does not use {name}; it uses {', '.join(self.schemes)}.")
         return self.schemes[name]
 
+    def now(self) -> Time:
+        """The time by this engine's clock."""
+        return self._clock()
+
     def add(self, scheme: Scheme) -> None:
         """Use one more scheme; before `start`."""
         self.schemes[scheme.name] = scheme
@@ -208,7 +212,7 @@ class Engine:
         decided = await self._decide(ask) if self._decide else ()
         missing = {(d.address, d.key) for d in ask.devices} - {(d.address, d.key) for d in decided}
         if missing:
-            names = ", ".join(f"{device.address} device {device.id}" for device in ask.devices)
+            names = ", ".join(f"{device.address} {device.name}" for device in ask.devices)
             raise (KeyChanged if ask.changed else NotTrusted)(names, devices=ask.devices)
         return decided
 

@@ -38,6 +38,9 @@ class Address(str):
         return self.partition("/")[0].rpartition("@")[2]
 
 
+FINGERPRINT_BYTES = 20  # of an OpenPGP certificate (version 4)
+
+
 class Device(NamedTuple):
     """One end of a conversation.
 
@@ -50,6 +53,12 @@ class Device(NamedTuple):
     id: int
     key: bytes
     label: str = ""
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: "device 1279662985", or "key 0123456789ABCDEF" of OpenPGP: as much of a fingerprint
+        as names a key among known ones. It verifies none."""
+        return f"key {self.key[:8].hex().upper()}" if len(self.key) == FINGERPRINT_BYTES else f"device {self.id}"
 
 
 class Trust(Enum):

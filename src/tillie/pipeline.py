@@ -151,8 +151,8 @@ def send(
 
 def _refuse_recipient(to: Address, judged: Judgement, unable: tuple[DeviceReport, ...]) -> None:
     """A message that only our own other devices could read is not a message to `to`."""
-    reasons = [f"device {d.id}: distrusted" for d in judged.distrusted if d.address == to.bare]
-    reasons += [f"device {r.device.id}: {r.why}" for r in unable if r.device.address == to.bare]
+    reasons = [f"{d.name}: distrusted" for d in judged.distrusted if d.address == to.bare]
+    reasons += [f"{r.device.name}: {r.why}" for r in unable if r.device.address == to.bare]
     raise NoRecipients(
         f"{to.bare} has no device that could read it" + (f" ({'; '.join(reasons)})." if reasons else ".")
     )

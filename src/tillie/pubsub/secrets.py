@@ -28,7 +28,7 @@ ID_BYTES = 16
 _BASE64URL = re.compile("[A-Za-z0-9_-]{43,}")
 _DIFFERENT = 16
 MAX_SHOWN = 100  # characters of a name in a sentence
-_COPIED = ("node", "secret", "revocation", "pending", "from", "member", "sent")
+COPIED = ("node", "secret", "revocation", "pending", "from", "member", "sent")
 
 
 class Secret(msgspec.Struct, frozen=True, array_like=True):
@@ -196,7 +196,7 @@ def choose(s: State, node: Node, found: Known) -> None:
 def copied(s: State) -> Iterator[tuple[Key, bytes]]:
     """The records that a backup of the account must hold: secrets, authorities, members. What was seen of items is
     not among them: it would be old where it is restored."""
-    for kind in _COPIED:
+    for kind in COPIED:
         yield from s.scan(Key(records.SCHEME, kind, ""))
 
 

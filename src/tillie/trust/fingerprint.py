@@ -1,22 +1,53 @@
-"""Fingerprints (XEP-0384 section "Security Considerations"): the identity key in Curve25519 form, 8 groups of 8 hex."""
+"""Fingerprints, as people compare them.
+
+OMEMO (XEP-0384 section "Security Considerations"): the identity key in Curve25519 form, 8 groups of 8 hex.
+OpenPGP (RFC 4880 section 12.2): the 20 bytes of the certificate's fingerprint, 10 groups of 4 hex in upper case.
+"""
 
 from __future__ import annotations
 
 from tillie.crypto import sign
 from tillie.errors import UsageError
+from tillie.model import FINGERPRINT_BYTES
 
 GROUPS = 8
+SHORTEST_PREFIX = 16  # hex digits of an OpenPGP fingerprint that name a key. Short ids, of 8, were forged for everybody
+_HEX = frozenset("0123456789abcdef")
 
 
-def fingerprint(identity: bytes) -> str:
-    """Of an Ed25519 identity key (32 bytes), as people compare it: "1a2b3c4d 5e6f7081 ...". BadKey if it is none."""
-    text = sign.public_to_curve(identity).hex()
-    return " ".join(text[start : start + 8] for start in range(0, 8 * GROUPS, 8))
+def fingerprint(key: bytes) -> str:
+    """Of a device's key as people compare it: "1a2b3c4d 5e6f7081 ..." of an Ed25519 identity key (32 bytes; BadKey if
+    it is none), "1A2B 3C4D ..." of an OpenPGP one."""
+    if len(key) == FINGERPRINT_BYTES:
+        return _grouped(key.hex().upper(), 4)
+    return _grouped(sign.public_to_curve(key).hex(), 8)
 
 
 def normalise(typed: str) -> str:
     """A fingerprint as a person typed or pasted it, in the form of `fingerprint`; UsageError if it can't be one."""
-    text = "".join(typed.lower().replace(":", " ").split())
-    if len(text) != 8 * GROUPS or not set(text) <= set("0123456789abcdef"):
-        raise UsageError("A fingerprint is 64 hexadecimal digits, in groups of 8.")
-    return " ".join(text[start : start + 8] for start in range(0, 8 * GROUPS, 8))
+    text = _digits(typed)
+    if len(text) == 2 * FINGERPRINT_BYTES and _HEX.issuperset(text):
+        return _grouped(text.upper(), 4)
+    if len(text) != 8 * GROUPS or not _HEX.issuperset(text):
+        raise UsageError("A fingerprint is 64 hexadecimal digits, or 40 of an OpenPGP key.")
+    return _grouped(text, 8)
+
+
+def prefix(typed: str) -> str:
+    """The beginning of an OpenPGP fingerprint as a person typed it, in upper case, to choose one of known keys with.
+    Raises `UsageError` if it has less than 16 digits, or more than a fingerprint has."""
+    text = _digits(typed.removeprefix("0x").removeprefix("0X"))
+    if not _HEX.issuperset(text) or not SHORTEST_PREFIX <= len(text) <= 2 * FINGERPRINT_BYTES:
+        raise UsageError(
+            "An OpenPGP key is named by its fingerprint: 40 hexadecimal digits, or at least the first 16.",
+            hint="Shorter ids, and the last digits of a fingerprint, can be forged. See 'tillie keys list'.",
+        )
+    return text.upper()
+
+
+def _digits(typed: str) -> str:
+    return "".join(typed.lower().replace(":", " ").split())
+
+
+def _grouped(text: str, size: int) -> str:
+    return " ".join(text[start : start + size] for start in range(0, len(text), size))
