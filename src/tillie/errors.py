@@ -14,7 +14,7 @@
     │   ├── BadKey              a key is weak, of the wrong length, or not on the curve
     │   ├── BadSignature
     │   ├── Undecryptable       forged, altered, or its key is gone
-    │   ├── NoSession           sealed with a session that this device does not have
+    │   ├── NoSession           there is no session for it, or its sender's key can't be had
     │   └── Refused             it opened, but its envelope does not fit the stanza
     ├── NetworkError            a server or the way to it
     │   ├── Unreachable
@@ -125,7 +125,7 @@ class Undecryptable(PeerError):
 
 
 class NoSession(PeerError):
-    """A message was sealed with a session that this device does not have."""
+    """A message can't be opened now: there is no session for it, or its sender's key can't be had."""
 
 
 class Refused(PeerError):
