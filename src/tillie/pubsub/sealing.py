@@ -40,8 +40,8 @@ MAX_ITEM_ID = 256  # characters of an item's id that are remembered
 ENCRYPTED = f"{{{NS}}}encrypted"
 _NS = NS.encode()
 _PLAIN = re.compile(
-    rb"<encrypted (?:xmlns=(['\"])" + _NS + rb"\1 key=(['\"])([^'\"<>&\t\r\n]*)\2"
-    rb"|key=(['\"])([^'\"<>&\t\r\n]*)\4 xmlns=(['\"])" + _NS + rb"\6)>([A-Za-z0-9+/= \t\r\n]*)</encrypted>"
+    rb"<encrypted (?:xmlns=(['\"])" + _NS + rb"\1 key=(['\"])([^'\"<>&\t\r\n]+)\2"
+    rb"|key=(['\"])([^'\"<>&\t\r\n]+)\4 xmlns=(['\"])" + _NS + rb"\6)>([A-Za-z0-9+/= \t\r\n]*)</encrypted>"
 )  # fmt: skip
 # What Libervia shows damaged: it puts the bytes through Python's repr. Outside of text and values none of these occurs.
 _REWRITTEN = ((b"\\", b"&#92;"), (b"'", b"&#39;"), (b"\n", b"&#10;"), (b"\t", b"&#9;"), (b"\x7f", b"&#127;"))
