@@ -27,12 +27,13 @@ from tillie.model import Address, Time
 from tillie.wire import address as addresses
 
 MAX_CERTIFICATE = 100_000  # bytes
-MAX_SUBKEYS = 32
+MAX_SUBKEYS = 20
 MAX_SIGNATURES = 128  # by the certificate itself
 MAX_USER_IDS = 32
 _CACHED = 1_024  # certificates kept parsed: a secret is shared with hundreds of members
 _CACHED_BYTES = 8_192  # larger ones are parsed anew each time
 _SCHEME = "xmpp:"
+_DSA = b"\x11"  # RFC 4880 section 9.1; the library still takes long ones
 _OVER_NAMES = (
     SignatureType.GenericCertification,
     SignatureType.PersonaCertification,
@@ -55,7 +56,7 @@ class Certificate:
     """A public OpenPGP key, version 4, as binary data; without what others signed.
 
     `fingerprint` is that of the primary key (20 bytes), `keys` those of all keys, the primary first. `user_ids` are
-    those with a good self-signature that are not revoked. `weak`: the library refuses its algorithms or signatures.
+    those with a good self-signature that are not revoked. `weak`: the library refuses its kind.
     """
 
     data: bytes
@@ -76,7 +77,7 @@ class Certificate:
         if self.revoked:
             return "revoked"
         if self.weak:
-            return "a key of an old kind that is not safe"
+            return "weak, or of a kind that is not known here"
         if self.expires is not None and self.expires <= now:
             return "expired"
         if not self.user_ids:
@@ -128,14 +129,14 @@ def _cert_now(data: bytes) -> Cert:
 
 
 def _parse_now(data: bytes) -> Certificate:
-    _check_packets(data)
+    primary = _primary(data)
+    made = created(primary)
     # Errors of the library carry a backtrace, and are never passed on.
     try:
         claims = _own_claims(list(PacketPile.from_bytes(data)))
         cert = Cert.from_packets(claims)
         cleaned = bytes(cert)
         keys = tuple(_fingerprint(claim) for claim in claims if claim.fingerprint)
-        made = _created(claims[0]).timestamp()
     except RuntimeError:
         raise Malformed("an OpenPGP certificate is damaged") from None
     fingerprint = keys[0]
@@ -145,7 +146,8 @@ def _parse_now(data: bytes) -> Certificate:
         revoked = bool(cert.is_revoked)
     except RuntimeError:  # no self-signature that the library's policy accepts
         return Certificate(cleaned, fingerprint, (), made, None, False, keys, (), weak=True)
-    return Certificate(cleaned, fingerprint, user_ids, made, expires, revoked, keys, _encryption(claims, expires))
+    weak = primary[5:6] == _DSA
+    return Certificate(cleaned, fingerprint, user_ids, made, expires, revoked, keys, _encryption(claims, expires), weak)
 
 
 _parse = lru_cache(_CACHED)(_parse_now)
@@ -177,8 +179,8 @@ def _has_name(claims: list[Claim]) -> bool:
         return False
 
 
-def _check_packets(data: bytes) -> None:
-    """One primary key, public, of version 4, and behind it only what belongs to it, in bounds."""
+def _primary(data: bytes) -> bytes:
+    """The body of the one primary key, public, of version 4; behind it is only what belongs to it, in bounds."""
     found = split(data)
     if found[0].tag != PUBLIC_KEY:
         raise Malformed("it is not an OpenPGP certificate")
@@ -192,6 +194,7 @@ def _check_packets(data: bytes) -> None:
     tags = [packet.tag for packet in found]
     if tags.count(PUBLIC_SUBKEY) > MAX_SUBKEYS or tags.count(USER_ID) > MAX_USER_IDS:
         raise BadKey("an OpenPGP certificate has too many keys or names")
+    return found[0].body
 
 
 def _own_claims(claims: list[Claim]) -> list[Claim]:

@@ -152,23 +152,25 @@ def add_user_id(secret: SecretKey, user_id: str) -> SecretKey:
         named = bytes(library_form(secret.certificate).add_user_id(user_id, _tsk(secret.data).certifier()))
     except RuntimeError:
         raise UsageError("The key can't get another user id.") from None
-    return _named_by_us(secret, user_id, named) or _with_packets(secret, named)
+    return _named_by_us(secret, user_id, named)
 
 
-def _named_by_us(secret: SecretKey, user_id: str, named: bytes) -> SecretKey | None:
-    """The new user id with all that the key's others say of it, and the date of the library's; None: not for this key.
+def _named_by_us(secret: SecretKey, user_id: str, named: bytes) -> SecretKey:
+    """The new user id with all that the key's others say of it, and the date of the library's.
 
-    What the library says of it would count as the newest: that it reads SEIPD version 2 (see `selfsign`).
+    What the library says of the key would count as the newest: that it does not sign, and reads SEIPD version 2.
     """
     primary = secretkeys.read(secret.data)[0]
     before = certificates.newest_name(secret.certificate)
     after = certificates.newest_name(parse_certificate(named))
     if before is None or after is None or not selfsign.can_sign(primary):
-        return None
+        raise UsageError("A key of this kind can't get another user id here.")
     name = user_id.encode()
     signature = selfsign.certify(primary, name, selfsign.about_key(before), selfsign.created(after))
     ours = _secret(secret.data + encode(Packet(USER_ID, name)) + encode(signature))
-    return ours if user_id in ours.certificate.user_ids else None
+    if user_id not in ours.certificate.user_ids:
+        raise UsageError("The key can't get another user id.")
+    return ours
 
 
 def revoke(secret: SecretKey) -> SecretKey:
@@ -333,22 +335,22 @@ def open_signcrypt(
     not such a message.
     """
     inner = _opened(message, secrets, max_bytes)
-    if not seipd.signed(inner):
+    if not seipd.signed(inner, max_bytes=max_bytes):
         raise BadSignature("it is not signed")
     return _verified(inner, senders)
 
 
 def open_crypt(message: bytes, secrets: Sequence[SecretKey], *, max_bytes: int = MAX_BYTES) -> Message:
     """Open a message that is encrypted and not signed: XEP-0373 section 3 says that it "MUST NOT be signed"."""
-    return Message(seipd.literal(_opened(message, secrets, max_bytes)), ())
+    return Message(seipd.literal(_opened(message, secrets, max_bytes), max_bytes=max_bytes), ())
 
 
 def open_sign(message: bytes, senders: Sequence[Certificate], *, max_bytes: int = MAX_BYTES) -> Message:
     """Check a message that is signed by one of `senders`, and not encrypted."""
     if _outside(message, max_bytes)[1] is not None:
         raise Malformed("a signed message is encrypted")
-    inner = seipd.inflate(message, max_bytes=max_bytes + _OVERHEAD)
-    if not seipd.signed(inner):
+    inner = seipd.inflate(message, max_bytes=max_bytes)
+    if not seipd.signed(inner, max_bytes=max_bytes):
         raise BadSignature("it is not signed")
     return _verified(inner, senders)
 
@@ -409,7 +411,7 @@ def _opened(message: bytes, secrets: Sequence[SecretKey], max_bytes: int) -> byt
             inner = seipd.unseal(container, session, cipher)
         except Undecryptable:
             continue
-        return seipd.inflate(inner, max_bytes=max_bytes + _OVERHEAD)
+        return seipd.inflate(inner, max_bytes=max_bytes)
     raise Undecryptable("it is for other keys, or was altered")
 
 

@@ -62,7 +62,7 @@ def open(message: bytes, password: str, *, max_bytes: int = MAX_BYTES) -> bytes:
             inner = seipd.unseal(container, key, cipher)
         except Undecryptable:
             continue
-        return seipd.literal(seipd.inflate(inner, max_bytes=max_bytes))
+        return seipd.literal(seipd.inflate(inner, max_bytes=max_bytes), max_bytes=max_bytes)
     raise Undecryptable(_WRONG)
 
 

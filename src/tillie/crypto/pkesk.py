@@ -26,13 +26,10 @@ MAX_HIDDEN = 32  # of those in one message are tried
 
 _CACHED_KEYS = 32
 _CV25519 = bytes.fromhex("2b060104019755010501")
-_CURVES: dict[bytes, ec.EllipticCurve] = {
+CURVES: dict[bytes, ec.EllipticCurve] = {
     bytes.fromhex("2a8648ce3d030107"): ec.SECP256R1(),
     bytes.fromhex("2b81040022"): ec.SECP384R1(),
     bytes.fromhex("2b81040023"): ec.SECP521R1(),
-    bytes.fromhex("2b2403030208010107"): ec.BrainpoolP256R1(),
-    bytes.fromhex("2b240303020801010b"): ec.BrainpoolP384R1(),
-    bytes.fromhex("2b240303020801010d"): ec.BrainpoolP512R1(),
 }
 
 
@@ -112,9 +109,9 @@ def _ecdh(fields: Fields, key: KeyParts) -> bytes:
             raise ValueError("a point has the wrong form")
         ours = X25519PrivateKey.from_private_bytes(scalar.rjust(32, b"\0")[::-1])
         shared = ours.exchange(X25519PublicKey.from_public_bytes(point[1:]))
-    elif curve in _CURVES:
-        theirs = ec.EllipticCurvePublicKey.from_encoded_point(_CURVES[curve], point)
-        private = ec.derive_private_key(int.from_bytes(scalar, "big"), _CURVES[curve])
+    elif curve in CURVES:
+        theirs = ec.EllipticCurvePublicKey.from_encoded_point(CURVES[curve], point)
+        private = ec.derive_private_key(int.from_bytes(scalar, "big"), CURVES[curve])
         shared = private.exchange(ec.ECDH(), theirs)
     else:
         raise BadKey("its curve is not known here")

@@ -26,6 +26,7 @@ from tillie.errors import Malformed, Undecryptable
 
 MAX_CHUNK_BITS = 16  # RFC 9580 section 5.13.2: chunks of 2**(bits + 6) octets, "values larger than 16" are not used
 MAX_SIGNATURES = 4  # of one message
+OVERHEAD = 1 << 16  # octets of packets around a text: names, dates, signatures
 
 _BLOCK = 16
 _MDC = b"\xd3\x14"
@@ -108,8 +109,9 @@ def _unseal_aead(body: bytes, key: bytes) -> bytes:
 def inflate(inner: bytes, *, max_bytes: int) -> bytes:
     """The packets without their compression (RFC 4880 section 5.6), of which there may be one layer.
 
-    Never makes more than `max_bytes` and one octet: what expands further is Malformed.
+    `max_bytes` is for the text in them. Never makes more than that and `OVERHEAD`: what expands further is Malformed.
     """
+    max_bytes += OVERHEAD
     if len(inner) > max_bytes:
         raise Malformed("an OpenPGP message is too large")
     if not _compressed(inner):
@@ -153,15 +155,15 @@ def encode_literal(text: bytes) -> bytes:
     return header(LITERAL, len(text) + 6) + b"b\x00\x00\x00\x00\x00" + text
 
 
-def literal(inner: bytes) -> bytes:
+def literal(inner: bytes, *, max_bytes: int) -> bytes:
     """The text of the one literal packet in `inner`. Anything beside it, a signature as well, is Malformed."""
     found = split(inner)
     if len(found) != 1 or found[0].tag != LITERAL:
         raise Malformed("it is not exactly one piece of text")
-    return _text(found[0].body)
+    return _text(found[0].body, max_bytes)
 
 
-def signed(inner: bytes) -> bool:
+def signed(inner: bytes, *, max_bytes: int) -> bool:
     """Whether `inner` is one signed text: one-pass packets, text, signatures (RFC 4880 section 11.3); False: one text.
 
     Keeps from the library whatever it would open, inflate or skip by itself.
@@ -173,11 +175,15 @@ def signed(inner: bytes) -> bool:
     count = tags.count(ONE_PASS)
     if not 1 <= count <= MAX_SIGNATURES or tags != [ONE_PASS] * count + [LITERAL] + [SIGNATURE] * count:
         raise Malformed("it is not a signed text")
-    _text(found[count].body)
+    _text(found[count].body, max_bytes)
     return True
 
 
-def _text(body: bytes) -> bytes:
+def _text(body: bytes, max_bytes: int) -> bytes:
+    """RFC 4880 section 5.9: the format, the file name and the date before it mean nothing here."""
     if len(body) < 6 or len(body) < 6 + body[1]:
         raise Malformed("an OpenPGP packet is cut short")
-    return body[6 + body[1] :]
+    text = body[6 + body[1] :]
+    if len(text) > max_bytes:
+        raise Malformed("an OpenPGP message is too large")
+    return text

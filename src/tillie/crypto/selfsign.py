@@ -11,17 +11,19 @@ import hashlib
 from collections.abc import Iterator
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 
 from tillie.crypto.packets import SIGNATURE, Fields, Packet
-from tillie.crypto.pkesk import rsa_key
-from tillie.crypto.secretkeys import EDDSA, RSA, KeyParts
+from tillie.crypto.pkesk import CURVES, rsa_key
+from tillie.crypto.secretkeys import ECDSA, EDDSA, RSA, KeyParts
 from tillie.errors import Malformed
 
 POSITIVE, SUBKEY_BINDING = 0x13, 0x18  # RFC 4880 section 5.2.1
 
 _SHA512 = 10
+_WIDEST = 66  # octets of a number modulo the order of P-521
 _ED25519 = b"\x09" + bytes.fromhex("2b06010401da470f01")  # the curve's name, counted (RFC 9580 section 9.2)
 # RFC 4880 section 5.2.3.1, RFC 9580 section 5.2.3.7
 _CREATED, _KEY_EXPIRES, _CIPHERS, _ISSUER, _HASHES, _COMPRESSIONS = 2, 9, 11, 16, 21, 22
@@ -49,7 +51,9 @@ _TO_ENCRYPT = _subpacket(_FLAGS, b"\x0c")
 
 def can_sign(primary: KeyParts) -> bool:
     """Whether such a primary key can sign here; the library knows more kinds."""
-    return primary.algorithm == RSA or (primary.algorithm == EDDSA and primary.public.startswith(_ED25519))
+    if primary.algorithm == EDDSA:
+        return primary.public.startswith(_ED25519)
+    return primary.algorithm == RSA or (primary.algorithm == ECDSA and Fields(primary.public).counted() in CURVES)
 
 
 def certify(primary: KeyParts, user_id: bytes, about: bytes, created: int) -> Packet:
@@ -99,7 +103,7 @@ def _signature(primary: KeyParts, kind: int, about: bytes, created: int, over: b
     data = b"".join((primary.hashed, over, head, trailer))
     digest = hashlib.sha512(data).digest()
     unhashed = _subpacket(_ISSUER, primary.fingerprint[-8:])
-    made = _rsa(primary, data) if primary.algorithm == RSA else _eddsa(primary, digest)
+    made = {RSA: _rsa, ECDSA: _ecdsa, EDDSA: _eddsa}[primary.algorithm](primary, digest)
     return Packet(SIGNATURE, b"".join((head, len(unhashed).to_bytes(2, "big"), unhashed, digest[:2], made)))
 
 
@@ -110,8 +114,16 @@ def _eddsa(primary: KeyParts, digest: bytes) -> bytes:
     return _mpi(made[:32]) + _mpi(made[32:])
 
 
-def _rsa(primary: KeyParts, data: bytes) -> bytes:
-    return _mpi(rsa_key(primary).sign(data, padding.PKCS1v15(), hashes.SHA512()))
+def _ecdsa(primary: KeyParts, digest: bytes) -> bytes:
+    """RFC 6637 section 6."""
+    scalar = int.from_bytes(Fields(primary.secret).mpi(), "big")
+    key = ec.derive_private_key(scalar, CURVES[Fields(primary.public).counted()])
+    r, s = decode_dss_signature(key.sign(digest, ec.ECDSA(Prehashed(hashes.SHA512()))))
+    return _mpi(r.to_bytes(_WIDEST, "big")) + _mpi(s.to_bytes(_WIDEST, "big"))
+
+
+def _rsa(primary: KeyParts, digest: bytes) -> bytes:
+    return _mpi(rsa_key(primary).sign(digest, padding.PKCS1v15(), Prehashed(hashes.SHA512())))
 
 
 def _mpi(data: bytes) -> bytes:
