@@ -100,7 +100,9 @@ class PgpWorld:
         sealed = message.find(element.TAG)
         assert sealed is not None
         to = Address(message.get("to", ""))
-        outside = Stanza("message", Address(f"{origin.address}/here"), to, message.get("type", ""), message.get("id", ""))
+        outside = Stanza(
+            "message", Address(f"{origin.address}/here"), to, message.get("type", ""), message.get("id", "")
+        )
         for end in self.ends:
             if end is not origin and end.address in (to.bare, origin.address):
                 via = "live" if end.address == to.bare else "carbon"

@@ -116,10 +116,13 @@ def again(s: State, account: Address, now: Time) -> tuple[Effect, ...]:
             ),
         )
     s.put(records.key("fight"), records.encode_times((*recent, now)))
+    for fingerprint in ours - listed:
+        # Another device with the same key may have revoked it: that must be known before it is announced again.
+        s.put(records.of_own("recheck", fingerprint), records.encode_time(0.0))
     return (publish_list(s, now),)
 
 
-# -- after a roll-back ----------------------------------------------------------------------------------------------
+# -- what became of our keys elsewhere --------------------------------------------------------------------------------
 
 
 def want_rechecks(s: State) -> None:
@@ -139,13 +142,18 @@ def rechecks(s: State, account: Address, due: Time | None = None) -> tuple[Fetch
 
 
 def learn_own(s: State, fact: Fetched, fingerprint: bytes, now: Time) -> tuple[Effect, ...]:
-    """What the server has under the name of a key of ours. Only a revocation is believed: nobody else can make one."""
+    """What the server has under the name of a key of ours. Only a revocation is believed: nobody else can make one.
+    What is not there is published again."""
     name = records.of_own("recheck", fingerprint)
+    if s.get(name) is None:
+        return ()
     if fact.payload is None and fact.error not in contacts.ABSENT:
-        if s.get(name) is not None:
-            s.put(name, records.encode_time(now))
+        s.put(name, records.encode_time(now))
         return ()
     s.put(name, None)
+    if fact.payload is None:
+        keys.mark_published(s, fingerprint, 0.0)
+        return (publish_key(fingerprint),)
     try:
         found = contacts.read_certificate(fact, fingerprint)
     except PeerError:

@@ -80,7 +80,7 @@ def encode(
     policy.check_outgoing(content)
     name = form.value.encode()
     head = [b"<%b xmlns='urn:xmpp:openpgp:0'>" % name]
-    head += (b"<to jid=%b/>" % xml.attribute(each.bare) for each in dict.fromkeys(to))
+    head += (b"<to jid=%b/>" % xml.attribute(bare) for bare in dict.fromkeys(each.bare for each in to))
     head.append(b"<time stamp='%b'/>" % format_datetime(time).encode())
     tail = b"<payload>%b</payload></%b>" % (content.xml, name)
     if form is not Form.SIGN:

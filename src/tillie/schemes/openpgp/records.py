@@ -8,7 +8,7 @@ refresh      <address>                 the list is to be fetched again: somethin
 seen         <hash>                    what was opened: by the bytes of the message, and by what was in it
 announcing   ""                        our list is about to be published
 unwanted     <fingerprint>             a key that is to be taken off our list
-recheck      <fingerprint>             after a roll-back: whether a key of ours was revoked is to be looked up
+recheck      <fingerprint>             whether a key of ours was revoked elsewhere is to be looked up
 fight        ""                        when we announced our keys again, newest last
 backup       ""                        a sealed backup of our keys that is to be published
 """
