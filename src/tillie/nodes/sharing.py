@@ -1,0 +1,392 @@
+"""Who may read and write a node: secrets and their messages (XEP-0473), and the service's own list (XEP-0060).
+
+**Order.** To give access: first it is made sure that she can be written to at all, then the service lets her in, then
+she becomes a member in our records, and everything she should have is sent. To take it away: first the locks are
+changed, here, in one transaction that no service can refuse or delay; then everybody is told; then the service is asked
+to keep her out. Each message and the mark that it was sent are one transaction, so whatever is interrupted is finished
+by `resume`, and nothing is sent twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import NamedTuple
+
+from tillie import pipeline
+from tillie.crypto.random import random_bytes
+from tillie.errors import NetworkError, NoProgress, Rejected, TillieError, UsageError
+from tillie.model import Address, Content, DeviceReport, Done, Effect, Need, State, Time
+from tillie.nodes import attaching
+from tillie.nodes.ground import (
+    ACCESS,
+    OWNING,
+    PUBLISH,
+    PUBLISHERS,
+    WHITELIST,
+    Ground,
+    Progress,
+    explained,
+    silent,
+    want,
+)
+from tillie.pubsub import hearing, members, secrets
+from tillie.pubsub.items import Node
+from tillie.pubsub.members import Errand, Member, Role
+from tillie.pubsub.statements import Reason
+
+SCHEME = "openpgp"
+AT_ONCE = 16  # messages to one member in one transaction
+MEMBER, PUBLISHER, OWNER, OUTCAST, NONE = "member", "publisher", "owner", "outcast", "none"
+_MAY_READ = frozenset({MEMBER, PUBLISHER, OWNER})
+
+
+class Access(NamedTuple):
+    """One person at a node. `affiliation` is what the service says she is ("none": not on its list), `member` what our
+    records say, None if we never shared anything with her. `has` and `due` count the secrets that she was sent, and
+    the messages that she must still be sent."""
+
+    address: Address
+    affiliation: str
+    member: Member | None
+    has: int
+    due: int
+
+
+class Delivered(NamedTuple):
+    """What one person was sent: how many messages, for which keys, which were skipped and why; the error that stopped
+    it, if one did. What is due is sent by `resume`."""
+
+    address: Address
+    messages: int
+    report: tuple[DeviceReport, ...] = ()
+    error: TillieError | None = None
+
+    @property
+    def skipped(self) -> tuple[DeviceReport, ...]:
+        return tuple(report for report in self.report if not report.sealed)
+
+
+class Rotated(NamedTuple):
+    """The locks were changed: `secret` is the id of the one that seals from now on. `left_out` are people whom the
+    service lets read and to whom we never sent a secret: another device of ours may have, or another owner."""
+
+    secret: str
+    delivered: tuple[Delivered, ...]
+    left_out: tuple[Address, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class Removed(NamedTuple):
+    """Access was taken back. `cannot_undo` says plainly what that does not change; `problems` what did not work."""
+
+    address: Address
+    secret: str
+    delivered: tuple[Delivered, ...]
+    cannot_undo: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+    left_out: tuple[Address, ...] = ()
+
+
+# -- who --------------------------------------------------------------------------------------------------------------
+
+
+async def people(g: Ground, node: Node) -> tuple[Access, ...]:
+    """Who has access by the service's list and by our records, owners first, then by address."""
+    with explained(OWNING, node):
+        listed = await g.service.affiliations(node)
+    known, due, had = await g.read(lambda s: _known(s, node, g.account))
+    addresses = {*listed, *known}
+    rows = (
+        Access(each, listed.get(each, NONE), known.get(each), had.get(each, 0), due.get(each, 0)) for each in addresses
+    )
+    return tuple(sorted(rows, key=lambda row: (row.affiliation != OWNER, row.address)))
+
+
+def _known(
+    s: State, node: Node, account: Address
+) -> tuple[dict[Address, Member], dict[Address, int], dict[Address, int]]:
+    due: dict[Address, int] = {}
+    for errand in members.due(s, node, account):
+        due[errand.to] = due.get(errand.to, 0) + 1
+    had: dict[Address, int] = {}
+    for secret in secrets.secrets(s, node):
+        for address in members.shared_with(s, node, secret.id):
+            had[address] = had.get(address, 0) + 1
+    return {member.address: member for member in members.members(s, node)}, due, had
+
+
+# -- giving access ----------------------------------------------------------------------------------------------------
+
+
+async def share(g: Ground, node: Node, address: Address, role: Role, progress: Progress) -> Delivered:
+    """Give one person access. Raises what stands in the way; then nothing has changed, or `resume` goes on."""
+    address = address.bare
+    if address == g.account:
+        raise UsageError("You have access yourself; 'share' is for others.")
+    await require_authority(g, node)
+    await _require_reachable(g, address)
+    await _let_in(g, node, address, role)
+    await g.step(lambda s: _added(s, node, address, role, g))
+    await attaching.admit(g, node, address)
+    delivered = await deliver(g, node, progress, only=address)
+    result = delivered[0] if delivered else Delivered(address, 0)
+    if result.error:
+        raise result.error
+    return result
+
+
+async def share_all(
+    g: Ground, node: Node, addresses: Iterable[Address], role: Role, progress: Progress
+) -> tuple[Delivered, ...]:
+    """Give many people access, one after the other; what stands in the way of one is in her report."""
+    chosen = list(dict.fromkeys(address.bare for address in addresses))
+    results = []
+    for number, address in enumerate(chosen):
+        progress("sharing", number, len(chosen))
+        try:
+            results.append(await share(g, node, address, role, silent))
+        except TillieError as error:
+            results.append(Delivered(address, 0, error=error))
+    progress("sharing", len(chosen), len(chosen))
+    return tuple(results)
+
+
+def _added(s: State, node: Node, address: Address, role: Role, g: Ground) -> Done[None]:
+    """A new member. A node that has no secret gets its first; our own other devices are to have it, too."""
+    start(s, node, g.account, g.now())
+    members.add(s, node, address, role, g.now())
+    return Done(None)
+
+
+def start(s: State, node: Node, account: Address, now: Time, *, type: str = "") -> str:
+    """Make sure that a node of ours has a secret that seals; its id. We are a member ourselves: "At least one of the
+    encrypted payload SHOULD be encrypted for the sender themselves", so that our other devices get it."""
+    if members.find(s, node, account) is None:
+        members.add(s, node, account, Role.PUBLISHER, now)
+    newest = secrets.newest(s, node)
+    return (newest or secrets.make(s, node, account, now, type=type)).id
+
+
+async def require_authority(g: Ground, node: Node) -> None:
+    """Raises `UsageError` unless the secrets of the node are, or may become, ours."""
+    authority = await g.read(lambda s: secrets.known(s, node).authority)
+    if authority and authority != g.account:
+        raise UsageError(
+            f"The secrets of this node come from {authority}: members count only on those from there.",
+            hint=f"Ask {authority}.",
+        )
+    if not authority and g.account not in await g.service.owners(node):
+        raise UsageError("You do not own this node, so your secrets would count for nobody.")
+
+
+async def _require_reachable(g: Ground, address: Address) -> None:
+    """Ask for keys and decisions before anything is changed, by sealing something that is never sent."""
+    await g.engine.seal(address, Content(b"<active xmlns='http://jabber.org/protocol/chatstates'/>"), scheme=SCHEME)
+
+
+async def _let_in(g: Ground, node: Node, address: Address, role: Role) -> None:
+    affiliation = PUBLISHER if role is Role.PUBLISHER else MEMBER
+    with explained(OWNING, node):
+        listed = await g.service.affiliations(node)
+        if listed.get(address) not in (OWNER, affiliation):
+            await g.service.affiliate(node, {address: affiliation})
+        if role is Role.PUBLISHER:
+            await _let_publish(g, node)
+
+
+async def _let_publish(g: Ground, node: Node) -> None:
+    """PEP lets only the account itself publish where the node is not told otherwise."""
+    holds = (await g.service.configuration(node)).get(PUBLISH, PUBLISHERS)
+    if holds not in (PUBLISHERS, "open"):
+        await g.service.configure(node, {PUBLISH: PUBLISHERS})
+        await g.write(lambda s: want(s, node, {PUBLISH: PUBLISHERS}))
+
+
+# -- taking it back ---------------------------------------------------------------------------------------------------
+
+
+async def remove(g: Ground, node: Node, address: Address, reasons: tuple[Reason, ...], progress: Progress) -> Removed:
+    """Take one person's access back: new locks, revocations, the service's list. Goes on where the service fails, and
+    says so in `problems`."""
+    address = address.bare
+    if address == g.account:
+        raise UsageError("Your own access can't be taken back; delete the node, or let another owner do it.")
+    await require_authority(g, node)
+    with explained(OWNING, node):
+        listed = await g.service.affiliations(node)
+    if listed.get(address) == OWNER:
+        raise UsageError(f"{address} owns this node, too: only the service's own tools change that.")
+    secret, had = await g.step(lambda s: _removed(s, node, address, listed, reasons, g))
+    delivered = await deliver(g, node, progress)
+    problems = [f"{one.address} was not sent the new secret: {one.error}" for one in delivered if one.error]
+    problems += await _keep_out(g, node, address)
+    return Removed(
+        address, secret, delivered, _what_stays(address, had), tuple(problems), await _left_out(g, node, listed)
+    )
+
+
+def _removed(
+    s: State, node: Node, address: Address, listed: dict[Address, str], reasons: tuple[Reason, ...], g: Ground
+) -> Done[tuple[str, int]]:
+    now = g.now()
+    member = members.find(s, node, address)
+    if member is None and listed.get(address) not in _MAY_READ:
+        raise UsageError(f"{address} has no access to this node.")
+    if member is None:  # another device of ours, or the service, let her in
+        members.add(s, node, address, Role.READER, now)
+    had = sum(address in members.shared_with(s, node, secret.id) for secret in secrets.secrets(s, node))
+    if member is None or member.removed is None:
+        members.remove(s, node, address, now)
+        start(s, node, g.account, now)
+        return Done((secrets.rotate(s, node, g.account, now, reasons).id, had))
+    return Done((start(s, node, g.account, now), had))  # once more: the service may have failed the first time
+
+
+async def _keep_out(g: Ground, node: Node, address: Address) -> list[str]:
+    """The service's part of taking access back. A whitelist keeps out whoever is not on it; else only a ban does."""
+    try:
+        access = (await g.service.configuration(node)).get(ACCESS, WHITELIST)
+        await g.service.affiliate(node, {address: NONE if access == WHITELIST else OUTCAST})
+    except NetworkError as error:
+        return [
+            f"The service did not take {address} off its list, and may go on showing her sealed items, which she can't "
+            f"open: {error}"
+        ]
+    return await attaching.expel(g, node, address)
+
+
+def _what_stays(address: Address, had: int) -> tuple[str, ...]:
+    count = "the secret" if had == 1 else f"the {had} secrets" if had else "any secret"
+    return (
+        f"{address} keeps what was read or copied while there was access.",
+        f"{address} keeps {count} sent before now: items sealed up to now can still be opened with "
+        f"{'it' if had == 1 else 'them'} by whoever gets hold of them, also by {address}.",
+        "Items are not sealed anew: to take back what one of them says, retract it, before it is copied.",
+        "Who else has access can pass on what they read, and the secrets.",
+    )
+
+
+async def rotate(g: Ground, node: Node, reasons: tuple[Reason, ...], progress: Progress) -> Rotated:
+    """Revoke all secrets of a node, make a new one, and send it to all members."""
+    await require_authority(g, node)
+
+    def step(s: State) -> Done[str]:
+        start(s, node, g.account, g.now())
+        return Done(secrets.rotate(s, node, g.account, g.now(), reasons).id)
+
+    return await _changed(g, node, await g.step(step), progress)
+
+
+async def revoke(g: Ground, node: Node, secret_id: str, reasons: tuple[Reason, ...], progress: Progress) -> Rotated:
+    """Revoke one secret of a node; if none is left that seals, make a new one."""
+    await require_authority(g, node)
+
+    def step(s: State) -> Done[str]:
+        secrets.revoke(s, node, g.account, secret_id, g.now(), reasons)
+        return Done(start(s, node, g.account, g.now()))
+
+    return await _changed(g, node, await g.step(step), progress)
+
+
+async def _changed(g: Ground, node: Node, secret: str, progress: Progress) -> Rotated:
+    delivered = await deliver(g, node, progress)
+    problems = [f"{one.address} was not sent the new secret: {one.error}" for one in delivered if one.error]
+    try:
+        left_out = await _left_out(g, node, await g.service.affiliations(node))
+    except NetworkError:
+        left_out = ()
+    return Rotated(secret, delivered, left_out, tuple(problems))
+
+
+async def _left_out(g: Ground, node: Node, listed: dict[Address, str]) -> tuple[Address, ...]:
+    known = await g.read(lambda s: {member.address for member in members.members(s, node)})
+    return tuple(sorted(who for who, role in listed.items() if role in _MAY_READ and who not in known | {g.account}))
+
+
+# -- sending what is due ----------------------------------------------------------------------------------------------
+
+
+async def deliver(g: Ground, node: Node, progress: Progress, *, only: Address | None = None) -> tuple[Delivered, ...]:
+    """Send everybody, or one person, what is due, a few messages in one transaction. One who can't be reached holds
+    nobody else up."""
+    due = await g.read(lambda s: members.due(s, node, g.account))
+    errands: dict[Address, list[Errand]] = {}
+    for errand in due:
+        if only in (None, errand.to):
+            errands.setdefault(errand.to, []).append(errand)
+    results: list[Delivered] = []
+    total = sum(map(len, errands.values()))
+    done = 0
+    for address, todo in errands.items():
+        progress("sending secrets", done, total)
+        results.append(await _deliver_to(g, node, address, todo))
+        done += len(todo)
+    if total:
+        progress("sending secrets", total, total)
+    return tuple(results)
+
+
+async def _deliver_to(g: Ground, node: Node, address: Address, todo: list[Errand]) -> Delivered:
+    messages = 0
+    report: tuple[DeviceReport, ...] = ()
+    try:
+        for start_ in range(0, len(todo), AT_ONCE):
+            batch = todo[start_ : start_ + AT_ONCE]
+            count, report = await g.step(partial(_send, g=g, node=node, batch=batch))
+            messages += count
+    except (UsageError, NetworkError, NoProgress) as error:
+        return Delivered(address, messages, report, error)
+    return Delivered(address, messages, report)
+
+
+def _send(s: State, g: Ground, node: Node, batch: list[Errand]) -> Done[tuple[int, tuple[DeviceReport, ...]]] | Need:
+    """The messages of one batch and the marks that they were sent: one transaction."""
+    effects: tuple[Effect, ...] = ()
+    report: tuple[DeviceReport, ...] = ()
+    count = 0
+    for errand in batch:
+        if not members.is_due(s, node, errand):
+            continue
+        scheme, now, id = g.engine.scheme_named(SCHEME), g.now(), random_bytes(12).hex()
+        done = pipeline.send(s, scheme, g.engine.policy, Content(errand.element), errand.to, id, now)
+        if isinstance(done, Need):
+            return done
+        members.sent(s, node, errand, now)
+        effects += done.effects
+        report = done.value.report
+        count += 1
+    return Done((count, report), effects)
+
+
+# -- what others sent -------------------------------------------------------------------------------------------------
+
+MAX_LOOKUPS = 64  # nodes whose owners are asked for at once: a stranger may name services as he likes
+
+
+async def settle(g: Ground, asked: set[Node]) -> int:
+    """Find out who owns the nodes whose secrets wait, and send what an interruption left due. Returns how many waiting
+    statements were believed. `asked` are nodes whose services gave no answer that helped; it grows."""
+    waiting = await g.read(lambda s: {node for node, each in hearing.pending(s) if each.trusted})
+    believed = 0
+    for node in sorted(waiting - asked)[:MAX_LOOKUPS]:
+        try:
+            owners = await g.service.owners(node)
+        except Rejected:
+            owners = frozenset()
+        except NetworkError:
+            continue
+        asked.add(node)
+        if owners:
+            believed += await _learn(g, node, owners)
+    for node in await g.read(lambda s: [n for n in secrets.nodes(s) if members.due(s, n, g.account)]):
+        await deliver(g, node, silent)
+    return believed
+
+
+async def _learn(g: Ground, node: Node, owners: frozenset[Address]) -> int:
+    return await g.step(lambda s: hearing.learn_owners(s, node, g.account, owners, g.now()))
+
+
+async def accept(g: Ground, node: Node, sender: Address) -> int:
+    return await g.step(lambda s: hearing.accept(s, node, g.account, sender.bare, g.now()))
