@@ -79,7 +79,7 @@ def test_a_member_who_comes_back_gets_what_she_has_not() -> None:
     fresh = secrets.rotate(s, BLOG, JULIET, NOW + 2)
     again = members.add(s, BLOG, NURSE, Role.PUBLISHER, NOW + 3)
     assert (again.removed, again.since, again.role) == (None, NOW + 3, Role.PUBLISHER)
-    assert [errand.secret for errand in send_all(s, {NURSE: hers})][0] == fresh.id
+    assert next(errand.secret for errand in send_all(s, {NURSE: hers})) == fresh.id
     assert len(secrets.secrets(hers, BLOG)) == 3
     found = secrets.newest(hers, BLOG)
     assert found is not None
@@ -109,7 +109,7 @@ def test_what_was_sent_as_active_just_before_a_rotation_is_revoked_after_it() ->
     (errand,) = members.due(s, BLOG, JULIET)
     secrets.rotate(s, BLOG, JULIET, NOW)
     members.sent(s, BLOG, errand, NOW)  # by somebody who did not look
-    assert [(e.secret, e.revokes) for e in members.due(s, BLOG, JULIET)][0] == (first.id, True)
+    assert next((e.secret, e.revokes) for e in members.due(s, BLOG, JULIET)) == (first.id, True)
 
 
 def test_nothing_is_due_for_a_node_of_somebody_else() -> None:
