@@ -150,13 +150,11 @@ def read(s: State, scheme: Scheme, trust: Policy, node: Node, item: Item, now: T
         error = got.error or got.kind.value
         reading = Reading(item, _KINDS.get(got.kind, ItemKind.TAMPERED), by=got.device, error=error)
     else:
-        try:
-            opened = _unwrap(scheme, got.plaintext, got.device, around, now)
-        except PeerError as error:  # authenticated, so its key is used up; no other copy of it will open
-            reading = failed(item, error)._replace(by=got.device)
-        else:
-            _keep(s, node, item.id, version, opened)
-            reading = _reading(s, trust, item, opened)
+        # What does not fit raises, and nothing is used up: else whoever keeps the node could name another writer in
+        # `by`, or put a message here that is still under way, and the good copy would open no more.
+        opened = _unwrap(scheme, got.plaintext, got.device, around, now)
+        _keep(s, node, item.id, version, opened)
+        reading = _reading(s, trust, item, opened)
     return Done(reading, done.effects)
 
 
