@@ -9,6 +9,7 @@ person made or types needs the largest.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from cryptography.hazmat.decrepit.ciphers.modes import CFB
@@ -72,9 +73,19 @@ def work(message: bytes) -> int:
     return sum(lock.stretch.work(lock.cipher) for lock in locked)
 
 
+def sealed(message: bytes) -> bytes:
+    """The body of the packet that is sealed: what nobody can change without the password, unlike what is around it."""
+    return _split(message)[1].body
+
+
 def _read(message: bytes, max_bytes: int) -> tuple[list[_Locked], Packet]:
     if len(message) > max_bytes + _OVERHEAD:
         raise Malformed("an OpenPGP message is too large")
+    return _split(message)
+
+
+@lru_cache(1)  # whoever opens a message has asked for its `work` just before
+def _split(message: bytes) -> tuple[list[_Locked], Packet]:
     *before, last = split(message, limit=MAX_SKESKS + _MAX_PKESKS)
     if last.tag == SED:
         raise Malformed("it is encrypted without protection against changes")

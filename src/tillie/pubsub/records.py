@@ -40,17 +40,22 @@ _encode = msgspec.msgpack.Encoder(enc_hook=str).encode  # an Address is a str of
 
 def key(kind: str, node: Node, *rest: str) -> Key:
     """The key of a record of a node."""
-    return Key(SCHEME, kind, "/".join((name_of(node), *(quote(part, safe=_SAFE) for part in rest))))
+    return Key(SCHEME, kind, "/".join((name_of(node), *map(_quoted, rest))))
 
 
 def below(kind: str, node: Node, *rest: str) -> Key:
     """The prefix of all records below these parts, for `State.scan`."""
-    return Key(SCHEME, kind, "/".join((name_of(node), *(quote(part, safe=_SAFE) for part in rest), "")))
+    return Key(SCHEME, kind, "/".join((name_of(node), *map(_quoted, rest), "")))
 
 
 @lru_cache(maxsize=_CACHED)
 def name_of(node: Node) -> str:
-    return f"{quote(node.service, safe=_SAFE)}/{quote(node.name, safe=_SAFE)}"
+    return f"{_quoted(node.service)}/{_quoted(node.name)}"
+
+
+def _quoted(part: str) -> str:
+    # Most are hexadecimal digits, which would cost as much as reading the record.
+    return part if part.isascii() and part.isalnum() else quote(part, safe=_SAFE)
 
 
 def parts_of(found: Key) -> tuple[Node, list[str]]:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import msgspec
 from lxml import etree
 
-from tillie.crypto import packets, password
+from tillie.crypto import password
 from tillie.errors import Malformed, PeerError, TooLarge, UsageError
 from tillie.model import State, Time
 from tillie.pubsub import hearing, members, records, secrets
@@ -360,7 +360,7 @@ def _drop(s: State, node: Node, item_id: str, version: bytes) -> None:
 def _version(secret_id: str, message: bytes) -> bytes:
     """A name for sealed bytes. Not of the whole message: its framing can be changed by anybody, the body of its last
     packet by nobody without the secret. With the secret's id: what was kept never answers for another one."""
-    return _hash(secret_id.encode() + b"\0" + packets.split(message)[-1].body)
+    return _hash(secret_id.encode() + b"\0" + password.sealed(message))
 
 
 def _hash(data: bytes) -> bytes:
