@@ -15,11 +15,12 @@ from bench.measure import Result
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 PACKAGES = (
     "tillie", "cryptography", "PyNaCl", "lxml", "protobuf", "slixmpp", "sqlcipher3", "omemo", "twomemo",
-    "doubleratchet", "x3dh",
+    "doubleratchet", "x3dh", "pysequoia",
 )  # fmt: skip
 SIDES = ("ours", "peer", "peer_bare", "floor")
+TENTH = "tenth"  # a column only as a ratio
 BUSY = 0.5  # of a core, in the minute before the run: more than that disturbs what is measured
-HEADINGS = ("figure", "ours", "peer", "bare", "floor", "peer/ours", "bare/ours", "ours/floor", "target", "met")
+HEADINGS = ("figure", "ours", "peer", "bare", "floor", "peer/ours", "bare/ours", "ours/floor", "x 10", "target", "met")
 
 
 def _amount(value: float | None, unit: str) -> str:
@@ -43,6 +44,8 @@ def _target(result: Result) -> str:
     parts = [f"peer >= {target.peer_ratio:g}"] if target.peer_ratio is not None else []
     if target.floor_ratio is not None:
         parts.append(f"floor <= {target.floor_ratio:g}")
+    if target.growth is not None:
+        parts.append(f"x 10 <= {target.growth:g}")
     if target.most is not None:
         parts.append(f"<= {_amount(target.most, result.figure.unit)}")
     return ", ".join(parts) or "-"
@@ -53,9 +56,7 @@ def table(results: Sequence[Result]) -> str:
     rows = [HEADINGS]
     for result in results:
         if result.error:
-            rows.append(
-                (result.figure.name, "-", "-", "-", "-", "-", "-", "-", _target(result), f"failed: {result.error}")
-            )
+            rows.append((result.figure.name, *"-" * (len(HEADINGS) - 3), _target(result), f"failed: {result.error}"))
             continue
         rows.append(
             (
@@ -64,6 +65,7 @@ def table(results: Sequence[Result]) -> str:
                 _ratio(result.peer_ratio),
                 _ratio(result.peer_bare_ratio),
                 _ratio(result.floor_ratio),
+                _ratio(result.growth),
                 _target(result),
                 {True: "yes", False: "NO", None: "-"}[result.met],
             )
@@ -72,7 +74,7 @@ def table(results: Sequence[Result]) -> str:
     lines = []
     for row in rows:
         first, *middle = (
-            cell.ljust(width) if index in (0, 8) else cell.rjust(width)
+            cell.ljust(width) if index in (0, len(HEADINGS) - 2) else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=False))
         )
         lines.append("  ".join((first, *middle, row[-1])))
@@ -116,6 +118,9 @@ def _figure(result: Result) -> dict[str, object]:
     entry["peer_ratio"] = _rounded(result.peer_ratio)
     entry["peer_bare_ratio"] = _rounded(result.peer_bare_ratio)
     entry["floor_ratio"] = _rounded(result.floor_ratio)
+    if TENTH in result.medians:
+        entry[f"{TENTH}_{suffix}"] = _rounded(result.medians[TENTH])
+        entry["growth"] = _rounded(result.growth)
     target = {name: value for name, value in asdict(result.figure.target).items() if value is not None}
     if target:
         entry["target"] = target
