@@ -8,8 +8,7 @@ likes: that is what the tests of `tillie.nodes` do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote_plus
 
@@ -61,7 +60,7 @@ class LocalPubsub:
         self.attachments = attachments
         self.down: set[Address] = set()
         self.seen: list[bytes] = []
-        self._listeners: list[tuple[Address, Node, asyncio.Queue[Notification]]] = []
+        self._watches: list[_Watch] = []
 
     def at(self, node: Node) -> LocalNode:
         if node.service in self.down:
@@ -86,18 +85,32 @@ class LocalPubsub:
         """Hand a notification to everybody who listens, is subscribed and may read."""
         node = notification.node
         found = self.nodes.get(node)
-        for who, listened, queue in self._listeners:
-            if listened == node and (found is None or (who in found.subscribers and found.may_read(who))):
-                queue.put_nowait(notification)
+        for watch in self._watches:
+            if watch.node == node and (found is None or (watch.who in found.subscribers and found.may_read(watch.who))):
+                watch.queue.put_nowait(notification)
 
-    @contextmanager
-    def listening(self, who: Address, node: Node) -> Iterator[asyncio.Queue[Notification]]:
-        entry: tuple[Address, Node, asyncio.Queue[Notification]] = (who, node, asyncio.Queue())
-        self._listeners.append(entry)
-        try:
-            yield entry[2]
-        finally:
-            self._listeners.remove(entry)
+    def watch(self, who: Address, node: Node) -> AsyncIterator[Notification]:
+        watch = _Watch(self._watches, who, node)
+        self._watches.append(watch)
+        return watch
+
+
+class _Watch:
+    """What one account hears of one node, from when it is made until it is closed."""
+
+    def __init__(self, all_: list[_Watch], who: Address, node: Node) -> None:
+        self.who, self.node, self._all = who, node, all_
+        self.queue: asyncio.Queue[Notification] = asyncio.Queue()
+
+    def __aiter__(self) -> _Watch:
+        return self
+
+    async def __anext__(self) -> Notification:
+        return await self.queue.get()
+
+    async def aclose(self) -> None:
+        if self in self._all:
+            self._all.remove(self)
 
 
 class LocalService:
@@ -212,10 +225,8 @@ class LocalService:
     async def subscribe(self, node: Node) -> None:
         self._readable(node).subscribers.add(self.account)
 
-    async def notifications(self, node: Node) -> AsyncIterator[Notification]:
-        with self.pubsub.listening(self.account, node) as queue:
-            while True:
-                yield await queue.get()
+    def notifications(self, node: Node) -> AsyncIterator[Notification]:
+        return self.pubsub.watch(self.account, node)
 
     async def nodes(self, service: Address) -> list[str]:
         if service in self.pubsub.down:
