@@ -76,10 +76,11 @@ def _is_plain(element: Element) -> bool:
 
 def _exclusive(element: Element) -> bytes:
     for node in element.iter():
-        if node.text:
-            node.text = node.text.strip()
-        if node.tail:
-            node.tail = node.tail.strip()
+        text, tail = node.text, node.tail
+        if text and text != (trimmed := text.strip()):
+            node.text = trimmed
+        if tail and tail != (trimmed := tail.strip()):
+            node.tail = trimmed
     data: bytes = etree.tostring(element, method="c14n", exclusive=True, with_comments=False)
     return data
 
