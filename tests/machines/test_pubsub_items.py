@@ -268,15 +268,6 @@ def test_slow_work_that_fails_leaves_no_trace() -> None:
     assert s == before
 
 
-def test_a_cheap_item_is_kept_when_asked() -> None:
-    s = Records()
-    work = sealing.look(s, BLOG, Item("i", sealed(own_node(s))), NOW)
-    assert isinstance(work, Work)
-    assert not work.slow
-    sealing.finish(s, work, sealing.attempt(work), NOW, keep=True)
-    assert isinstance(sealing.look(s, BLOG, Item("i", work.item.payload), NOW), Reading)
-
-
 # -- our own, and attachments ---------------------------------------------------------------------------------------
 
 

@@ -201,17 +201,16 @@ def look(
             return Reading(item, ItemKind.NO_SECRET, secret=shown, error=f"We don't have its secret, {shown}.")
         message = base64.decode(coded, max_bytes=MAX_SEALED)
         version = _version(id, message)
-        payload = s.get(records.key("kept", node, version.hex()))
-        if payload is not None:
-            return _judge(s, node, under, item, secret, version, payload[1:], live, now)
         slow = password.work(message) > password.SLOW_WORK
+        if slow and (payload := s.get(records.key("kept", node, version.hex()))) is not None:
+            return _judge(s, node, under, item, secret, version, payload[1:], live, now)
     except Malformed as error:
         return Reading(item, ItemKind.MALFORMED, error=error.detail)
     return Work(node, item, secret, message, version, slow, live, under)
 
 
-def finish(s: State, work: Work, result: bytes | PeerError, now: Time, *, keep: bool = False) -> Reading:
-    """What an item is, from what its work came to. `keep`: keep the payload in the store, as after slow work."""
+def finish(s: State, work: Work, result: bytes | PeerError, now: Time) -> Reading:
+    """What an item is, from what its work came to. What was slow is kept in the store."""
     node, item, secret = work.node, work.item, work.secret
     if isinstance(result, PeerError):
         kind = ItemKind.MALFORMED if isinstance(result, Malformed) else ItemKind.TAMPERED
@@ -222,7 +221,7 @@ def finish(s: State, work: Work, result: bytes | PeerError, now: Time, *, keep: 
     except Malformed as error:
         return Reading(item, ItemKind.MALFORMED, secret=secret.id, error=f"{_MALFORMED_PAYLOAD}: {error.detail}")
     reading = _judge(s, node, work.under, item, secret, work.version, payload, work.live, now)
-    if work.slow or keep:
+    if work.slow:
         s.put(records.key("kept", node, work.version.hex()), bytes((records.VERSION,)) + payload)
     return reading
 
