@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from tillie.crypto.random import random_bytes
-from tillie.engine import DecisionMaker, Engine
+from tillie.engine import Engine
 from tillie.errors import Malformed, StoreError, Unreachable
 from tillie.model import Address, Arrived, Done, Fetch, Fetched, Key, Notice, Publication, Send, Stanza, State, Time
-from tillie.pipeline import Policy
-from tillie.schemes.omemo import Omemo, Repair
+from tillie.networks import USUAL, Options
+from tillie.networks.local_service import LocalPubsub, LocalService
 from tillie.store import Store
 from tillie.wire import xml
 
@@ -34,9 +35,11 @@ class Archived(NamedTuple):
 
 
 class LocalServer:
-    """All accounts of the world on one server without a wire. `archive` and `traffic` are what it has seen."""
+    """All accounts of the world on one server without a wire. `archive` and `traffic` are what it has seen, `pubsub`
+    its nodes, but for those that hold keys."""
 
-    def __init__(self, *, clock: Callable[[], Time] = time.time) -> None:
+    def __init__(self, *, clock: Callable[[], Time] = time.time, attachments: bool = False) -> None:
+        self.pubsub = LocalPubsub(attachments=attachments)
         self.archive: list[Archived] = []
         self.traffic: list[bytes] = []
         self.items: dict[tuple[Address, str], dict[str, bytes]] = {}  # newest last
@@ -44,32 +47,22 @@ class LocalServer:
         self._online: list[LocalConnection] = []
 
     async def connect(
-        self,
-        account: Address,
-        store: Store,
-        *,
-        listening: bool = True,
-        policy: Policy = Policy.BLIND,
-        decide: DecisionMaker | None = None,
-        notice: Callable[[Notice], None] | None = None,
-        label: str = "",
-        history: bool = False,
-        repair: Repair = Repair.MANUAL,
+        self, account: Address, store: Store, options: Options = USUAL, **changes: Any
     ) -> LocalConnection:
         """As `networks.xmpp.connection.connect`, without a password."""
-        scheme = Omemo(account, label=label, repair=repair)
-        connection = LocalConnection(self, account, notice or (lambda _: None))
+        options = replace(options, **changes)
+        connection = LocalConnection(self, account, options.notice)
         connection.engine = Engine(
             store,
             connection,
-            scheme,
-            policy=policy,
-            decide=decide,
-            notice=notice or (lambda _: None),
+            *options.schemes(account),
+            policy=options.policy,
+            decide=options.decide,
+            notice=options.notice,
             clock=self.clock,
-            history=history,
+            history=options.history,
         )
-        await connection.open(listening=listening)
+        await connection.open(listening=options.listening)
         return connection
 
     def route(self, sender: LocalConnection, stanza: bytes) -> None:
@@ -106,6 +99,7 @@ class LocalConnection:
     def __init__(self, server: LocalServer, account: Address, notice: Callable[[Notice], None]) -> None:
         self._notice = notice
         self.account = account
+        self.service = LocalService(server.pubsub, account)
         self.address = Address(f"{account}/{random_bytes(6).hex()}")
         self.listening = False
         self._server = server

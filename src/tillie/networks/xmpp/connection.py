@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import slixmpp
 from slixmpp.stanza import StreamFeatures
 
-from tillie.engine import DecisionMaker, Engine
+from tillie.engine import Engine
 from tillie.errors import AuthenticationFailed, NetworkError, Unreachable, UsageError
 from tillie.model import Address, Notice
+from tillie.networks import USUAL, Options
+from tillie.networks.xmpp.core import MODULE, NAME, Core
+from tillie.networks.xmpp.service import XmppService
 from tillie.networks.xmpp.stream import StreamViolation
-from tillie.pipeline import Policy
 from tillie.store import Store
 
 TIMEOUT = 30.0  # seconds for a login, DNS and TLS included
@@ -53,9 +55,9 @@ class Login:
 class Connection:
     """An account's engine on a network that is logged in. It comes back by itself when the connection breaks."""
 
-    def __init__(self, login: Login, store: Store, options: dict[str, Any], *, listening: bool) -> None:
+    def __init__(self, login: Login, store: Store, options: Options) -> None:
         self._login = login
-        self._listening = listening
+        self._listening = options.listening
         self._closing = False
         self._outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # When we gave up before it failed, nobody asks for the reason.
@@ -64,13 +66,37 @@ class Connection:
         self._pause = FIRST_PAUSE
         self._refusal = Unreachable()  # of the last way that was tried; there may be several
         self._client: Any = self._make_client()
-        self._client.register_plugin("xep_0384", {"store": store, **options}, module="tillie.networks.xmpp.xep_0384")
-        self.plugin = self._client.plugin["xep_0384"]
+        self.core = self._use(store, options)
+
+    def _use(self, store: Store, options: Options) -> Core:
+        """What is opened waits in the inbox: whoever uses this connection acknowledges it."""
+        shared = {
+            "store": store,
+            "policy": options.policy.value,
+            "decide": options.decide,
+            "history": options.history,
+            "auto_acknowledge": False,
+            "catch_up": options.listening,
+        }
+        client = self._client
+        client.register_plugin(NAME, shared, module=MODULE)
+        own = {"label": options.label, "repair": options.repair.value}
+        # In this order: OMEMO is what is meant where no scheme is named.
+        for plugin, config in (("xep_0384", own), ("xep_0374", {})):
+            client.register_plugin(plugin, config, module=f"tillie.networks.xmpp.{plugin}")
+        for scheme in ("omemo", "openpgp"):
+            client.add_event_handler(f"{scheme}_failed", lambda stanza: _tell_of_failure(stanza, options.notice))
+        client.add_event_handler("omemo_notice", options.notice)
+        core: Core = client.plugin[NAME]
+        return core
 
     @property
     def engine(self) -> Engine:
-        engine: Engine = self.plugin.engine
-        return engine
+        return self.core.engine
+
+    @property
+    def service(self) -> XmppService:
+        return self.core.service
 
     async def close(self) -> None:
         """Log out. The store stays open: it belongs to whoever opened it."""
@@ -79,14 +105,14 @@ class Connection:
             self._returning.cancel()
         client = self._client
         if client.transport is not None:
-            if self.plugin.network.online:
+            if self.core.network.online:
                 client.send_presence(ptype="unavailable") if self._listening else None
             try:
                 await asyncio.wait_for(client.disconnect(CLOSE_TIMEOUT / 2), CLOSE_TIMEOUT)
             except TimeoutError:
                 client.abort()
         client.cancel_connection_attempt()
-        client.plugin.disable("xep_0384")
+        self.core.stop()
         if client._run_out_filters is not None:
             client._run_out_filters.cancel()
 
@@ -126,7 +152,7 @@ class Connection:
         self._dial()
         try:
             async with asyncio.timeout(TIMEOUT):
-                while not self.plugin.network.online and not self._outcome.done():
+                while not self.core.network.online and not self._outcome.done():
                     await asyncio.wait([self._outcome], timeout=0.02)
             async with asyncio.timeout(READY_TIMEOUT):
                 await self._outcome
@@ -188,34 +214,13 @@ class Connection:
         self._dial()
 
 
-async def connect(
-    login: Login,
-    store: Store,
-    *,
-    listening: bool = True,
-    policy: Policy = Policy.BLIND,
-    decide: DecisionMaker | None = None,
-    notice: Callable[[Notice], None] | None = None,
-    label: str = "",
-    history: bool = False,
-) -> Connection:
-    """Log in and make the engine ready. `listening` sends presence: offline messages come, others may see us.
+async def connect(login: Login, store: Store, options: Options = USUAL, **changes: Any) -> Connection:
+    """Log in and make the engine ready. `options.listening` sends presence: offline messages come, others may see us.
 
-    What is opened waits in the engine's inbox until the program acknowledges it. Raises `AuthenticationFailed`,
-    `Unreachable`, `UsageError`, and what the store raises.
+    What is opened waits in the engine's inbox until the program acknowledges it. `changes` are options, too. Raises
+    `AuthenticationFailed`, `Unreachable`, `UsageError`, and what the store raises.
     """
-    options = {
-        "policy": policy.value,
-        "decide": decide,
-        "label": label,
-        "history": history,
-        "auto_acknowledge": False,
-        "catch_up": listening,
-    }
-    connection = Connection(login, store, options, listening=listening)
-    if notice is not None:
-        connection._client.add_event_handler("omemo_notice", notice)
-        connection._client.add_event_handler("omemo_failed", lambda stanza: _tell_of_failure(stanza, notice))
+    connection = Connection(login, store, replace(options, **changes))
     try:
         await connection.log_in()
     except BaseException:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Container, Coroutine
+from collections.abc import Callable, Container, Coroutine
 from typing import Any
 
 from slixmpp.stanza import Iq, Message, Presence
@@ -26,7 +26,6 @@ from tillie.networks.xmpp.opened import OpenedIq, build, delivery_of
 HIGH_WATER = 256  # stanzas that wait to be opened; then nothing more is read from the connection
 LOW_WATER = 32
 
-EVENTS = {"message": "omemo_message", "presence": "omemo_presence", "iq": "omemo_iq"}
 # Nothing to show, and nothing wrong.
 _SILENT = frozenset({Kind.EMPTY, Kind.DUPLICATE, Kind.NOT_FOR_US})
 
@@ -40,7 +39,7 @@ class Receiver:
         engine: Engine,
         handled: Handled,
         queries: Container[str],
-        nodes: Container[str],
+        notice: Callable[[Notice], None],
         *,
         acknowledge: bool,
     ) -> None:
@@ -51,9 +50,8 @@ class Receiver:
         self._engine = engine
         self._handled = handled
         self._queries = queries
-        schemes = engine.schemes.values()
-        self._reader = Reader(engine.account, {scheme.tag: scheme.name for scheme in schemes})
-        self._nodes = frozenset().union(*(scheme.watched for scheme in schemes))
+        self._notice = notice
+        self.schemes_changed()
         self._waiting: asyncio.Queue[tuple[Any, Hold | None]] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
         self._followers: set[asyncio.Task[None]] = set()
@@ -64,11 +62,20 @@ class Receiver:
         self._saved = ""
         client.add_filter("in", self._take)
 
+    def schemes_changed(self) -> None:
+        """The engine's schemes say what is sealed, and which notifications are for them."""
+        schemes = self._engine.schemes.values()
+        self._reader = Reader(self._engine.account, {scheme.tag: scheme.name for scheme in schemes})
+        self._nodes: frozenset[str] = frozenset().union(*(scheme.watched for scheme in schemes))
+
     async def start(self) -> None:
-        """From now on stanzas are opened. The first time, what the inbox still holds is told again."""
+        """From now on stanzas are opened. The first time, what the inbox still holds is told again, but for what came
+        under a scheme that this program does not use."""
         if not self._replayed:
             self._replayed = True
             for row, delivery in await self._engine.inbox():
+                if delivery.scheme not in self._engine.schemes:
+                    continue
                 if delivery.stanza == "iq":  # whoever asked has long stopped waiting
                     await self._engine.acknowledge(row)
                 else:
@@ -108,8 +115,16 @@ class Receiver:
         if found is not None:
             self._put(found)
             if isinstance(found, Incoming) and found.arrived.stanza.via in ("live", "offline"):
-                _strip(stanza)
+                self._strip(stanza)
         return stanza
+
+    def _strip(self, stanza: Any) -> None:
+        """Take from a sealed stanza what only its sender may say: a server could have put a plain body beside it."""
+        for child in list(stanza.xml):
+            if child.tag in self._reader.schemes or child.tag.endswith("}encrypted"):
+                continue
+            if not policy.filter_siblings((to_bytes(child),))[0]:
+                stanza.xml.remove(child)
 
     def _take_iq(self, iq: Iq) -> Iq | None:
         if iq["type"] not in ("get", "set"):
@@ -137,7 +152,7 @@ class Receiver:
                 later = await self._process(what, hold)
             except StoreError as error:
                 # What is not stored must not be acknowledged: the server keeps it until the store works again.
-                self._notice(str(error))
+                self._say(str(error))
                 self._client.abort()
                 continue
             except Exception as error:  # noqa: BLE001  a fault of ours in one stanza must not stop all others
@@ -170,7 +185,7 @@ class Receiver:
         try:
             await self._engine.learn(fact)
         except TillieError as error:
-            self._notice(str(error))
+            self._say(str(error))
         if hold is not None:
             self._handled.release(hold)
 
@@ -190,7 +205,7 @@ class Receiver:
         try:
             self._opened(incoming, await self._engine.receive(incoming.arrived))
         except StoreError as error:
-            self._notice(str(error))
+            self._say(str(error))
             self._client.abort()
             return
         if hold is not None:
@@ -199,7 +214,7 @@ class Receiver:
 
     def _opened(self, incoming: Incoming, received: Received) -> None:
         around, opened = incoming.arrived.stanza, received.opened
-        handled = opened.kind is Kind.OPENED and self._client.event_handled(EVENTS["iq"])
+        handled = opened.kind is Kind.OPENED and self._client.event_handled(f"{opened.scheme}_iq")
         if around.kind == "iq" and not handled:
             self._refuse(around)
         if incoming.archive_id and not self.catching_up:
@@ -219,12 +234,12 @@ class Receiver:
                 if not self.catching_up and self.archive_id != self._saved:
                     await self.save_position()
         except TillieError as error:
-            self._notice(str(error))
+            self._say(str(error))
         except Exception as error:  # noqa: BLE001  a task of ours has no caller: slixmpp tells the program
             self._client.exception(error)
 
-    def _notice(self, text: str) -> None:
-        self._client.event("omemo_notice", Notice(self._engine.account, text))
+    def _say(self, text: str) -> None:
+        self._notice(Notice(self._engine.account, text))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -232,19 +247,18 @@ class Receiver:
         task.add_done_callback(self._followers.discard)
 
     def _failed(self, around: Stanza, why: str) -> None:
-        notice = Notice(around.sender.bare, f"a message can't be read: {why}")
-        self._client.event("omemo_notice", notice)
+        self._notice(Notice(around.sender.bare, f"a message can't be read: {why}"))
         if around.kind == "iq":
             self._refuse(around)
 
     def _tell(self, stanza: Any) -> None:
-        """The event for an opened stanza, or `omemo_failed`; then it leaves the inbox."""
+        """The event for an opened stanza, or for one that failed; then it leaves the inbox."""
         self._later(self._tell_now(stanza))
 
     async def _tell_now(self, stanza: Any) -> None:
         delivery = stanza.delivery
-        event = EVENTS[delivery.stanza] if delivery.kind == Kind.OPENED.value else "omemo_failed"
-        await self._client.event_async(event, stanza)
+        what = delivery.stanza if delivery.kind == Kind.OPENED.value else "failed"
+        await self._client.event_async(f"{delivery.scheme}_{what}", stanza)
         if stanza.row is None:
             return
         if self._acknowledge or isinstance(stanza, OpenedIq):
@@ -279,13 +293,4 @@ def _more_urgent(before: Opened | None, opened: Opened) -> Opened:
     return opened
 
 
-def _strip(stanza: Any) -> None:
-    """Take from a sealed stanza what only its sender may say: a server could have put a plain body beside it."""
-    for child in list(stanza.xml):
-        if child.tag.endswith("}encrypted"):
-            continue
-        if not policy.filter_siblings((to_bytes(child),))[0]:
-            stanza.xml.remove(child)
-
-
-__all__ = ["EVENTS", "HIGH_WATER", "LOW_WATER", "Receiver"]
+__all__ = ["HIGH_WATER", "LOW_WATER", "Receiver"]
