@@ -321,6 +321,17 @@ def test_only_valid_signatures_are_remembered() -> None:
     assert reader.dump() == {}
 
 
+def test_ids_too_long_to_remember_are_compared_all_the_same() -> None:
+    reader = Reader(JULIET)
+    long = "x" * (signed.MAX_ITEM_ID + 1)
+    reader.one(sign(at=NOW - 1), item=ITEM._replace(id=long))
+    assert reader.dump() == {}
+    found = sign()
+    reader.one(found, item=ITEM._replace(id=long[1:]))
+    assert len(reader.dump()) == 4
+    assert "seen before as item 'xxx" in reader.one(found, item=ITEM._replace(id=long)).notes[0]
+
+
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signed, "MAX_STATEMENTS", 3)
     reader = Reader(JULIET)

@@ -217,6 +217,12 @@ def test_two_elements_in_one_item(alice: End, bob: End) -> None:
     assert read(bob, item).kind is ItemKind.MALFORMED
 
 
+def test_an_id_as_long_as_allowed_and_one_longer(alice: End, bob: End) -> None:
+    item = write(alice, BOB)
+    assert read(bob, item._replace(id="x" * (targeted.MAX_ITEM_ID + 1))).kind is ItemKind.MALFORMED
+    assert read(bob, item._replace(id="x" * targeted.MAX_ITEM_ID)).payload == ENTRY
+
+
 def test_records_show_nothing_in_a_repr(alice: End, bob: End) -> None:
     reading = read(bob, write(alice, BOB))
     assert "For you" not in repr(reading)

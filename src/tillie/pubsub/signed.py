@@ -17,9 +17,12 @@ import msgspec
 from tillie.model import Address, Key, State, Time
 from tillie.pubsub import records
 from tillie.pubsub.items import Node
+from tillie.wire.display import printable
 from tillie.wire.time import format_datetime
 
 MAX_STATEMENTS = 20_000  # that are remembered of one service
+MAX_ITEM_ID = 256  # characters: an item with a longer id is compared, and not remembered
+MAX_SHOWN = 100  # characters of a name in a note
 
 
 class Made(NamedTuple):
@@ -49,21 +52,23 @@ def remember(s: State, node: Node, item_id: str, made: Made) -> tuple[str, ...]:
     notes = []
     newest = records.key("signed", node, item_id, made.signer)
     before = s.get(newest)
+    short = len(item_id) <= MAX_ITEM_ID
     if before is None or _decode_time(before) < made.time:
-        s.put(newest, records.encode(made.time))
+        if short:
+            s.put(newest, records.encode(made.time))
     elif _decode_time(before) > made.time:
         when = format_datetime(_decode_time(before))
         notes.append(f"An older version: {made.signer} signed this item again at {when}.")
     service = Node(node.service, "")
     where = records.key("statement", service, made.hash.hex())
     known = s.get(where)
-    if known is None:
+    if known is None and short:
         _make_room(s, service, made.hash.hex())
         s.put(where, records.encode(_Place(node.name, item_id, made.signer)))
-        return tuple(notes)
-    place = _decode_place(known)
-    if (place.node, place.item) != (node.name, item_id):
-        notes.append(f"The same signed version was seen before as item {place.item!r} of node {place.node!r}.")
+    place = _decode_place(known) if known is not None else None
+    if place is not None and (place.node, place.item) != (node.name, item_id):
+        item, name = printable(place.item, MAX_SHOWN), printable(place.node, MAX_SHOWN)
+        notes.append(f"The same signed version was seen before as item {item!r} of node {name!r}.")
     return tuple(notes)
 
 

@@ -33,13 +33,16 @@ from tillie.schemes import Scheme
 from tillie.trust import decisions
 from tillie.trust.decisions import Policy
 from tillie.wire import address, c14n, xml
+from tillie.wire.display import printable
 
 NS = "urn:xmpp:pte:0"
 FEATURE = NS
 OMEMO2 = "urn:xmpp:omemo:2"  # the only one that anybody uses here
 ENCRYPTED = f"{{{NS}}}encrypted"
 
-MAX_TYPE = 1_024
+MAX_TYPE = 1_024  # characters
+MAX_ITEM_ID = 1_024  # of an item that is opened and kept
+MAX_SHOWN = 100  # of a name in a sentence
 
 _KINDS = {
     Kind.NOT_FOR_US: ItemKind.NOT_FOR_US,
@@ -133,6 +136,8 @@ def read(s: State, scheme: Scheme, trust: Policy, node: Node, item: Item, now: T
     Raises a PeerError where nothing may change; then `failed` says what the item was.
     """
     targeted = parse(item.payload)
+    if len(item.id) > MAX_ITEM_ID:
+        raise Malformed(f"The id of a targeted item has more than {MAX_ITEM_ID} characters.")
     if (targeted.namespace, targeted.tag) != (scheme.namespace, scheme.tag):
         raise Malformed("A targeted item is sealed in a way that is not known here.")
     version = targeted.version
@@ -178,7 +183,7 @@ def _duplicate(s: State, node: Node, item: Item, version: str) -> Reading:
     place = s.get(_where(node, version))
     if place is None:
         return Reading(item, ItemKind.TAMPERED, error=NOT_KEPT)
-    name, item_id = _decode_place(place)
+    name, item_id = (printable(part, MAX_SHOWN) for part in _decode_place(place))
     return Reading(item, ItemKind.REJECTED, error=f"It is a copy of item {item_id!r} of node {name!r}.")
 
 
