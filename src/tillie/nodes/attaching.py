@@ -252,19 +252,34 @@ async def make_signature(g: Ground, node: Node, payload: bytes, *, also: tuple[A
     return signing.encode(Signature(statement, made))
 
 
-async def attach_signature(g: Ground, node: Node, item_id: str, signature: bytes) -> None:
+async def attach_signature(g: Ground, node: Node, item_id: str, signature: bytes, *, sealed: bool | None) -> None:
     """Attach it in the place of an earlier one of ours."""
-    await attach(
-        g, node, item_id, lambda before: attachments.replace(before, signing.SIGNATURE, signature), sealed=None
-    )
+
+    def change(before: tuple[Attachment, ...]) -> bytes:
+        return attachments.replace(before, signing.SIGNATURE, signature)
+
+    await attach(g, node, item_id, change, sealed=sealed)
 
 
-async def sign(g: Ground, node: Node, item_id: str, also: tuple[Address, ...]) -> Reading:
+async def sign(g: Ground, node: Node, item_id: str, also: tuple[Address, ...], encrypt: bool | None) -> Reading:
     """Sign an item as we read it, and give what was signed."""
     reading = await get(g, node, item_id)
     signature = await make_signature(g, node, _require_open(reading), also=also)
-    await attach_signature(g, node, item_id, signature)
+    if encrypt is None and reading.kind is ItemKind.OPENED:
+        encrypt = True
+        await require_secret(g, node)
+    await attach_signature(g, node, item_id, signature, sealed=encrypt)
     return reading
+
+
+async def require_secret(g: Ground, node: Node) -> None:
+    """A signature in clear lets everybody who sees it test guesses of what a sealed item says. Raises `UsageError` if
+    there is no secret to seal one with, as where an item is sealed for a few people at a node in clear."""
+    if await g.read(lambda s: secrets.newest(s, node)) is None:
+        raise UsageError(
+            "The item is sealed, and there is no secret of its node to seal the signature with.",
+            hint="A signature in clear would let others test guesses of what the item says.",
+        )
 
 
 def _require_open(reading: Reading) -> bytes:

@@ -37,6 +37,7 @@ class Nodes:
         self._ground = Ground(engine, service, Workers(workers))
         self._progress = progress
         self._asked: set[Node] = set()
+        self._resumed = False
 
     async def close(self) -> None:
         """End the worker processes, if any was started."""
@@ -134,12 +135,16 @@ class Nodes:
         return await self._ground.read(lambda s: hearing.refuse(s, node, sender.bare))
 
     async def settle(self) -> int:
-        """Look up who owns the nodes whose secrets wait, believe what may be believed, and send what an interruption
-        left due. To be called after login and when messages came. Returns how much was believed."""
+        """Look up who owns the nodes whose secrets wait, and believe what may be believed. To be called after login and
+        when messages came; the first time it also sends what an interruption left due. Returns how much was believed.
+        """
+        if not self._resumed:
+            self._resumed = True
+            await sharing.resume(self._ground)
         return await sharing.settle(self._ground, self._asked)
 
     async def resume(self, node: Node, *, progress: Progress | None = None) -> tuple[Delivered, ...]:
-        """Send what an interruption left due at one node."""
+        """Send what is still due at one node: what an interruption left, or what could not be sent for want of keys."""
         return await sharing.deliver(self._ground, node, progress or self._progress)
 
     # -- items --------------------------------------------------------------------------------------------------------
@@ -188,10 +193,13 @@ class Nodes:
 
     # -- attachments and signatures -----------------------------------------------------------------------------------
 
-    async def sign(self, node: Node, item_id: str, *, also: Iterable[Address] = ()) -> Reading:
+    async def sign(
+        self, node: Node, item_id: str, *, also: Iterable[Address] = (), encrypt: bool | None = None
+    ) -> Reading:
         """Sign an item as we read it, and attach the signature; what was signed is returned, to be shown. `also` names
-        people who sign it, too, each for herself."""
-        return await attaching.sign(self._ground, node, item_id, tuple(also))
+        people who sign it, too, each for herself. The signature is sealed where the item is; False attaches it in clear
+        all the same, and lets everybody who sees it test guesses of what the item says."""
+        return await attaching.sign(self._ground, node, item_id, tuple(also), encrypt)
 
     async def check(self, node: Node, item_id: str, *, published: Time | None = None) -> Checked:
         """Check all signatures of an item."""

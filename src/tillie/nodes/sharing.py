@@ -109,10 +109,7 @@ def _known(
     due: dict[Address, int] = {}
     for errand in members.due(s, node, account):
         due[errand.to] = due.get(errand.to, 0) + 1
-    had: dict[Address, int] = {}
-    for secret in secrets.secrets(s, node):
-        for address in members.shared_with(s, node, secret.id):
-            had[address] = had.get(address, 0) + 1
+    had = {address: len(ids) for address, ids in members.held(s, node).items()}
     return {member.address: member for member in members.members(s, node)}, due, had
 
 
@@ -213,14 +210,12 @@ async def remove(g: Ground, node: Node, address: Address, reasons: tuple[Reason,
     if address == g.account:
         raise UsageError("Your own access can't be taken back; delete the node, or let another owner do it.")
     await require_authority(g, node)
-    with explained(OWNING, node):
-        listed = await g.service.affiliations(node)
+    listed = await _listed(g, node)
     if listed.get(address) == OWNER:
         raise UsageError(f"{address} owns this node, too: only the service's own tools change that.")
     secret, had = await g.step(lambda s: _removed(s, node, address, listed, reasons, g))
     delivered = await deliver(g, node, progress)
-    problems = [f"{one.address} was not sent the new secret: {one.error}" for one in delivered if one.error]
-    problems += await _keep_out(g, node, address)
+    problems = _problems(delivered) + await _keep_out(g, node, address)
     return Removed(
         address, secret, delivered, _what_stays(address, had), tuple(problems), await _left_out(g, node, listed)
     )
@@ -235,12 +230,24 @@ def _removed(
         raise UsageError(f"{address} has no access to this node.")
     if member is None:  # another device of ours, or the service, let her in
         members.add(s, node, address, Role.READER, now)
-    had = sum(address in members.shared_with(s, node, secret.id) for secret in secrets.secrets(s, node))
+    had = len(members.held(s, node, address).get(address, ()))
     if member is None or member.removed is None:
         members.remove(s, node, address, now)
         start(s, node, g.account, now)
         return Done((secrets.rotate(s, node, g.account, now, reasons).id, had))
     return Done((start(s, node, g.account, now), had))  # once more: the service may have failed the first time
+
+
+async def _listed(g: Ground, node: Node) -> dict[Address, str]:
+    """The service's list; nobody if it does not tell: then our records alone say who has access."""
+    try:
+        return await g.service.affiliations(node)
+    except NetworkError:
+        return {}
+
+
+def _problems(delivered: tuple[Delivered, ...]) -> list[str]:
+    return [f"{one.address} was not sent all secrets: {one.error}" for one in delivered if one.error]
 
 
 async def _keep_out(g: Ground, node: Node, address: Address) -> list[str]:
@@ -291,12 +298,8 @@ async def revoke(g: Ground, node: Node, secret_id: str, reasons: tuple[Reason, .
 
 async def _changed(g: Ground, node: Node, secret: str, progress: Progress) -> Rotated:
     delivered = await deliver(g, node, progress)
-    problems = [f"{one.address} was not sent the new secret: {one.error}" for one in delivered if one.error]
-    try:
-        left_out = await _left_out(g, node, await g.service.affiliations(node))
-    except NetworkError:
-        left_out = ()
-    return Rotated(secret, delivered, left_out, tuple(problems))
+    left_out = await _left_out(g, node, await _listed(g, node))
+    return Rotated(secret, delivered, left_out, tuple(_problems(delivered)))
 
 
 async def _left_out(g: Ground, node: Node, listed: dict[Address, str]) -> tuple[Address, ...]:
@@ -365,8 +368,8 @@ MAX_LOOKUPS = 64  # nodes whose owners are asked for at once: a stranger may nam
 
 
 async def settle(g: Ground, asked: set[Node]) -> int:
-    """Find out who owns the nodes whose secrets wait, and send what an interruption left due. Returns how many waiting
-    statements were believed. `asked` are nodes whose services gave no answer that helped; it grows."""
+    """Find out who owns the nodes whose secrets wait. Returns how many waiting statements were believed. `asked` are
+    the nodes whose services have answered; it grows."""
     waiting = await g.read(lambda s: {node for node, each in hearing.pending(s) if each.trusted})
     believed = 0
     for node in sorted(waiting - asked)[:MAX_LOOKUPS]:
@@ -379,9 +382,13 @@ async def settle(g: Ground, asked: set[Node]) -> int:
         asked.add(node)
         if owners:
             believed += await _learn(g, node, owners)
-    for node in await g.read(lambda s: [n for n in secrets.nodes(s) if members.due(s, n, g.account)]):
-        await deliver(g, node, silent)
     return believed
+
+
+async def resume(g: Ground) -> tuple[Delivered, ...]:
+    """Send what an interruption left due, at all nodes."""
+    nodes = await g.read(lambda s: [node for node in secrets.nodes(s) if members.due(s, node, g.account)])
+    return tuple([one for node in nodes for one in await deliver(g, node, silent)])
 
 
 async def _learn(g: Ground, node: Node, owners: frozenset[Address]) -> int:

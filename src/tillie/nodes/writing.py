@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tillie.errors import Malformed, NetworkError, TillieError, UsageError
+from tillie.errors import Malformed, NetworkError, Rejected, TillieError, UsageError
 from tillie.model import Address, Content, DeviceReport, Done, State
 from tillie.nodes import attaching
-from tillie.nodes.ground import ACCESS, WHITELIST, WRITING, Ground, explained, random_name, wanted
-from tillie.nodes.reading import TARGETED_SCHEME
+from tillie.nodes.ground import ACCESS, WHITELIST, WRITING, Ground, explained, random_name, silent, wanted
+from tillie.nodes.reading import TARGETED_SCHEME, items
 from tillie.pubsub import hearing, sealing, secrets, targeted
 from tillie.pubsub.items import Item, Node
 from tillie.schemes.omemo import Omemo
@@ -60,7 +60,12 @@ async def publish(
     payload = _require_payload(payload)
     known = await g.read(lambda s: secrets.known(s, node))
     waits = await g.read(lambda s: bool(hearing.pending(s, node)))
-    ready = await _seal(g, node, payload, encrypt, encrypt_for, private=bool(known.secrets or waits))
+    private = bool(known.secrets or waits)
+    if encrypt is None and not encrypt_for and not private:
+        await _require_clear(g, node)
+    ready = await _seal(g, node, payload, encrypt, encrypt_for, private=private)
+    if sign and (ready.secret or ready.report):
+        await attaching.require_secret(g, node)
     signature = await attaching.make_signature(g, node, payload) if sign else b""
     item_id = item_id or random_name()
     options = await _precondition(g, node, access, sealed=bool(ready.secret or ready.report))
@@ -71,7 +76,7 @@ async def publish(
     if not signature:
         return result
     try:
-        await attaching.attach_signature(g, node, item_id, signature)
+        await attaching.attach_signature(g, node, item_id, signature, sealed=None if result.in_clear else True)
     except (NetworkError, UsageError) as error:
         return result._replace(unsigned=error)
     return result._replace(signed=True)
@@ -86,6 +91,20 @@ def _require_payload(payload: bytes) -> bytes:
     if root.tag in (sealing.ENCRYPTED, targeted.ENCRYPTED):
         raise UsageError("It is sealed already, and would be sealed twice.")
     return xml.serialise(root)
+
+
+async def _require_clear(g: Ground, node: Node) -> None:
+    """A new device, or a member whose secret has not come, knows of no secret of a private node. Raises `UsageError` if
+    the newest item there is sealed, and nobody has said that this one is to be in clear."""
+    try:
+        async for reading in items(g, node, (), 1, silent):
+            if reading.secret:
+                raise UsageError(
+                    "It was not published: the items of this node are sealed, and there is no secret of it here.",
+                    hint="Its owner shares it with 'tillie pubsub secret share'; or say that it is to be in clear.",
+                )
+    except Rejected:
+        pass  # there is no such node yet, or we may write and not read
 
 
 async def _seal(

@@ -159,6 +159,16 @@ def shared_with(s: State, node: Node, secret_id: str) -> tuple[Address, ...]:
     return tuple(address for address, had in sorted(_all_sent(s, node).items()) if secret_id in had)
 
 
+def held(s: State, node: Node, address: Address | None = None) -> dict[Address, frozenset[str]]:
+    """Which secrets everybody was sent, or one person."""
+    rest = () if address is None else (address,)
+    found: dict[Address, set[str]] = {}
+    for key, _ in s.scan(records.below("sent", node, *rest)):
+        who, secret_id = records.parts_of(key)[1]
+        found.setdefault(Address(who), set()).add(secret_id)
+    return {who: frozenset(ids) for who, ids in found.items()}
+
+
 def _share(node: Node, to: Address, secret: Secret, sealing: str) -> Errand:
     revoked = secret.id != sealing
     return Errand(to, secret.id, False, revoked, secrets.shared_element(node, secret, revoked=revoked))
