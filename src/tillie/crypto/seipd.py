@@ -25,7 +25,7 @@ from tillie.crypto.s2k import KEY_SIZES
 from tillie.errors import Malformed, Undecryptable
 
 MAX_CHUNK_BITS = 16  # RFC 9580 section 5.13.2: chunks of 2**(bits + 6) octets, "values larger than 16" are not used
-MAX_SIGNATURES = 4  # of one message
+MAX_SIGNATURES = 16  # of one message; Libervia signs with each key that it has
 OVERHEAD = 1 << 16  # octets of packets around a text: names, dates, signatures
 
 _BLOCK = 16
