@@ -213,6 +213,20 @@ def test_a_named_signer_who_has_not_signed() -> None:
     assert checked.summary is Verdict.VALID_UNTRUSTED
 
 
+def test_a_named_signer_whose_own_signature_is_wrong() -> None:
+    checked = Reader(JULIET, ROMEO).check(sign(JULIET, also=[ROMEO]), sign(ROMEO, OTHER))
+    assert [report.verdict for report in checked.reports] == [Verdict.VALID_TRUSTED, Verdict.INVALID]
+    assert checked.summary is Verdict.INVALID
+    # What somebody else attached in his name does not stand for him.
+    checked = Reader(JULIET, ROMEO).check(sign(JULIET, also=[ROMEO]), sign(ROMEO, OTHER, author=MALLORY))
+    assert [report.verdict for report in checked.reports] == [
+        Verdict.VALID_TRUSTED,
+        Verdict.INVALID,
+        Verdict.MISSING,
+    ]
+    assert checked.summary is Verdict.VALID_UNTRUSTED
+
+
 def test_who_names_others_without_signing_names_nobody() -> None:
     checked = Reader(JULIET, ROMEO).check(sign(JULIET), sign(MALLORY, also=[ROMEO], payload=OTHER))
     assert ROMEO not in {report.signer for report in checked.reports}
@@ -265,6 +279,16 @@ def test_the_publishers_own_bad_signature_counts() -> None:
     item = ITEM._replace(publisher=ROMEO)
     checked = Reader(JULIET).check(sign(JULIET), sign(ROMEO, OTHER), item=item)
     assert checked.summary is Verdict.INVALID
+
+
+def test_a_bad_signature_in_the_publishers_name() -> None:
+    """Romeo published and has not signed; Mallory attaches something in his name, under either address."""
+    item = ITEM._replace(publisher=ROMEO)
+    for forged in (
+        sign(ROMEO, key=key_of(MALLORY), author=MALLORY),
+        sign(ROMEO, key=key_of(MALLORY), publisher=MALLORY),
+    ):
+        assert Reader(JULIET).check(sign(JULIET), forged, item=item).summary is Verdict.VALID_TRUSTED
 
 
 def test_an_older_signature_beside_the_new_one() -> None:

@@ -105,8 +105,21 @@ def test_our_own_item_is_kept_when_it_is_published(alice: End, bob: End) -> None
 
 def test_a_new_version_is_opened_anew(alice: End, bob: End) -> None:
     newer = ENTRY.replace(b"For you", b"For us")
-    first, second = write(alice, BOB), write(alice, BOB, clear=newer)
-    assert [read(bob, item).payload for item in (first, second, first, second)] == [ENTRY, newer, ENTRY, newer]
+    first = write(alice, BOB)
+    alice.world.pass_time(60)
+    second = write(alice, BOB, clear=newer)
+    for items in ((first, second, first, second), (second, first)):
+        readings = [read(bob, item) for item in items]
+        assert [reading.payload for reading in readings] == [ENTRY if item is first else newer for item in items]
+    assert read(bob, first).notes == (targeted.OLDER,)
+    assert read(bob, second).notes == ()
+
+
+def test_an_older_version_is_one_whatever_was_opened_first(alice: End, bob: End) -> None:
+    older = write(alice, BOB)
+    alice.world.pass_time(60)
+    assert read(bob, write(alice, BOB)).notes == ()
+    assert read(bob, older).notes == (targeted.OLDER,)
 
 
 def test_a_retracted_item_is_forgotten(alice: End, bob: End) -> None:

@@ -179,6 +179,11 @@ def test_payloads_that_have_no_signed_form(payload: bytes) -> None:
         form(payload)
 
 
+def test_why_a_payload_without_a_namespace_has_none() -> None:
+    with pytest.raises(Malformed, match="without a namespace"):
+        form(b"<entry/>")
+
+
 def test_seconds_only() -> None:
     """Libervia writes the time anew, in whole seconds, before it checks."""
     assert signing.statement(JULIET, 1_665_945_543.9) == STATEMENT

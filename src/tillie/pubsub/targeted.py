@@ -6,7 +6,7 @@ A message key opens once, so what was opened is kept in the store, in the transa
 "Business Rules" leaves that to clients). For the same reason our own items are kept when they are published: nothing
 seals them for the device that wrote them.
 
-    targeted    <node>/<item>/<version>     an opened item: its payload, by which device, when
+    targeted    <node>/<item>/<version>     an opened item: its payload, by which device, when it was sealed
     target-at   <service>//<version>        which item that sealed element was opened as
 
 <version> is the hash of the sealed element in canonical form, for a service may write it with other quotes: an item
@@ -59,6 +59,7 @@ _KIND_OF_ERROR: dict[type[PeerError], ItemKind] = {
 _CHAT = "{jabber:client}"
 NOT_AN_ITEM = "It is a message of a chat, which somebody put here."
 NOT_TRUSTED = "The key that sealed it is not trusted."
+OLDER = "An older version: a newer one of this item was opened before."
 NOT_KEPT = "It was opened before, and what it said was not kept here."
 
 
@@ -77,7 +78,7 @@ class Targeted(NamedTuple):
 
 
 class _Kept(msgspec.Struct, frozen=True, array_like=True):
-    """An opened item, or one of ours. `key` is that of the device that sealed it."""
+    """An opened item, or one of ours. `key` is that of the device that sealed it, `at` is when, by its word."""
 
     payload: bytes
     address: str
@@ -143,7 +144,7 @@ def read(s: State, scheme: Scheme, trust: Policy, node: Node, item: Item, now: T
     version = targeted.version
     kept = s.get(records.key("targeted", node, item.id, version))
     if kept is not None:
-        return Done(_reading(s, trust, item, _decode_kept(kept)))
+        return Done(_reading(s, trust, node, item, _decode_kept(kept)))
     around = Stanza("message", targeted.by, scheme.account, via="archive")
     done = scheme.open(s, Arrived(targeted.sealed, around, scheme.name), now)
     if isinstance(done, Need):
@@ -159,7 +160,7 @@ def read(s: State, scheme: Scheme, trust: Policy, node: Node, item: Item, now: T
         # `by`, or put a message here that is still under way, and the good copy would open no more.
         opened = _unwrap(scheme, got.plaintext, got.device, around, now)
         _keep(s, node, item.id, version, opened)
-        reading = _reading(s, trust, item, opened)
+        reading = _reading(s, trust, node, item, opened)
     return Done(reading, done.effects)
 
 
@@ -169,13 +170,13 @@ def failed(item: Item, error: PeerError) -> Reading:
 
 
 def _unwrap(scheme: Scheme, plaintext: bytes, device: Device, around: Stanza, now: Time) -> _Kept:
-    envelope, _, notes = scheme.unwrap(plaintext, around, now)
+    envelope, sealed_at, notes = scheme.unwrap(plaintext, around, now)
     elements = xml.parse_fragment(envelope.content.xml)
     if len(elements) != 1:
         raise Malformed("A targeted item does not hold one element.")
     if elements[0].tag.startswith(_CHAT):
         raise Refused(NOT_AN_ITEM)
-    return _Kept(xml.serialise(elements[0]), str(device.address), device.id, device.key, now, notes)
+    return _Kept(xml.serialise(elements[0]), str(device.address), device.id, device.key, sealed_at, notes)
 
 
 def _duplicate(s: State, node: Node, item: Item, version: str) -> Reading:
@@ -187,9 +188,11 @@ def _duplicate(s: State, node: Node, item: Item, version: str) -> Reading:
     return Reading(item, ItemKind.REJECTED, error=f"It is a copy of item {item_id!r} of node {name!r}.")
 
 
-def _reading(s: State, trust: Policy, item: Item, kept: _Kept) -> Reading:
+def _reading(s: State, trust: Policy, node: Node, item: Item, kept: _Kept) -> Reading:
     device = Device(Address(kept.address), kept.device, kept.key)
     notes = list(kept.notes)
+    if any(_decode_kept(other).at > kept.at for _, other in s.scan(records.below("targeted", node, item.id))):
+        notes.append(OLDER)
     if item.publisher not in (None, device.address):
         notes.append(f"The service says that {item.publisher} published it, and {device.address} sealed it.")
     if not kept.ours and not decisions.of(s, trust, device.address, device.key).allows_sending:
