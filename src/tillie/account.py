@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from tillie.pubsub import secrets
 from tillie.schemes import Scheme
 from tillie.schemes.omemo import Omemo, contacts, records, sessions
 from tillie.schemes.omemo import own as own_device
-from tillie.schemes.openpgp import KeyInfo, OpenPgp
+from tillie.schemes.openpgp import KeyInfo, OpenedObject, OpenPgp, SealedObject
 from tillie.schemes.openpgp import keys as openpgp_keys
 from tillie.schemes.openpgp import records as openpgp_records
 from tillie.store import Committed, Store
@@ -147,6 +147,16 @@ class Account:
         """Put sessions away, so that the next message begins new ones; how many. Also lifts an opt-out."""
         out = self.store.run(lambda s: self.omemo.reset(s, address, device_id, self.clock()))
         return _value(out)
+
+    # -- sealed objects, offline ------------------------------------------------------------------------------------
+
+    def seal_object(self, data: bytes, to: Sequence[Address]) -> SealedObject:
+        """Any bytes for people whose OpenPGP keys are known here, and for us. Raises NotTrusted, NoRecipients, ..."""
+        return _value(self.store.run(lambda s: self.openpgp.seal_object(s, self.policy, data, to, self.clock())))
+
+    def open_object(self, message: bytes) -> OpenedObject:
+        """What `seal_object` made, here or elsewhere. Raises a PeerError, or `UsageError` if it is not for us."""
+        return _value(self.store.run(lambda s: self.openpgp.open_object(s, self.policy, message, self.clock())))
 
     # -- history ----------------------------------------------------------------------------------------------------
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from tillie.account import Account, KnownKey
 from tillie.crypto.random import random_bytes
+from tillie.directory import openpgp as openpgp_nodes
 from tillie.engine import DecisionMaker, Engine
 from tillie.errors import NoRecipients, Rejected, Unreachable, UsageError
 from tillie.model import (
@@ -23,16 +25,25 @@ from tillie.model import (
     Fetched,
     Need,
     Notice,
+    Publication,
+    Publish,
     Sealed,
     Send,
     State,
 )
+from tillie.networks import Options
 from tillie.pipeline import Delivery
+from tillie.schemes.openpgp import backup as key_backup
 from tillie.wire import xml
+
+if TYPE_CHECKING:
+    from tillie.nodes import Nodes
+    from tillie.nodes.service import Service
 
 T = TypeVar("T")
 
 SEND_SECONDS = 15.0  # how long `Client.send` waits for the server to have the message
+PUBLISH_SECONDS = 3.0  # ... to have our keys: it was asked already
 _LOOK_SECONDS = 0.02  # between two looks at the outbox meanwhile
 STARTTLS_PORT, DIRECT_TLS_PORT = 5222, 5223
 LISTEN_SECONDS = 0.5  # between two looks at the inbox: another process of this account may have filled it
@@ -56,6 +67,9 @@ class Connection(Protocol):
     @property
     def engine(self) -> Engine: ...
 
+    @property
+    def service(self) -> Service: ...
+
     async def close(self) -> None: ...
 
 
@@ -76,17 +90,16 @@ async def connect(
 
     settings = account.settings
     login = xmpp.Login(account.address, password, settings.server, settings.direct_tls, settings.ca_file)
-    connection = await xmpp.connect(
-        login,
-        account.store,
-        listening=listening,
-        policy=account.policy,
-        label=settings.label,
-        history=settings.history,
-        decide=decide,
-        notice=notice,
-    )
+    connection = await xmpp.connect(login, account.store, options_of(account, listening, decide, notice))
     return Client(account, connection)
+
+
+def options_of(
+    account: Account, listening: bool, decide: DecisionMaker | None, notice: Callable[[Notice], None]
+) -> Options:
+    """An account's settings, as every network takes them."""
+    settings = account.settings
+    return Options(listening, account.policy, decide, notice, settings.label, settings.history)
 
 
 def server_address(text: str, *, direct_tls: bool = False) -> str:
@@ -108,6 +121,16 @@ class Client:
         self.account = account
         self._connection = connection
         self.engine = connection.engine
+        self._nodes: Nodes | None = None
+
+    @property
+    def nodes(self) -> Nodes:
+        """Private pubsub."""
+        if self._nodes is None:
+            from tillie.nodes import Nodes  # most programs need none
+
+            self._nodes = Nodes(self.engine, self._connection.service)
+        return self._nodes
 
     async def close(self) -> None:
         """Leave the network. The store stays open: it belongs to whoever opened it."""
@@ -122,17 +145,19 @@ class Client:
 
     # -- sending ----------------------------------------------------------------------------------------------------
 
-    async def send(self, to: Address, text: str, *, wait: float = SEND_SECONDS) -> Sent:
+    async def send(self, to: Address, text: str, *, scheme: str = "", wait: float = SEND_SECONDS) -> Sent:
         """Seal a text for everybody it is for and send it. It is never lost once this returns; `arrived` tells whether
-        the server had it within `wait` seconds. Raises NotTrusted, NoRecipients, OptedOut, ...
+        the server had it within `wait` seconds. `scheme` is "omemo" or "openpgp", "" the usual one. Raises NotTrusted,
+        NoRecipients, OptedOut, ...
 
         The device lists are asked for first: somebody who does not share presence with us, or whose change came while
         we were away, may have a device that we have not heard of.
         """
-        failed = await self._refresh(to, self.account.address)
+        chosen = self.engine.scheme_named(scheme)
+        failed = await self._refresh(to, self.account.address, node=self._list_node(chosen.name))
         message_id = random_bytes(12).hex()
         try:
-            sealed = await self.engine.send(to, text_content(text), message_id=message_id)
+            sealed = await self.engine.send(to, text_content(text), message_id=message_id, scheme=chosen.name)
         except NoRecipients as error:
             if failed.get(to):
                 raise NoRecipients(f"{error.detail} The answer of {to.domain} was: {failed[to]}.") from None
@@ -140,14 +165,16 @@ class Client:
         return Sent(message_id, sealed, await self._until_sent(message_id, wait))
 
     async def _until_sent(self, message_id: str, wait: float) -> bool:
+        return await self._until_gone(lambda effect: isinstance(effect, Send) and effect.id == message_id, wait)
+
+    async def _until_gone(self, waits: Callable[[Send | Publish], bool], wait: float) -> bool:
+        """Whether nothing like this is in the outbox any more, within so many seconds."""
         deadline = asyncio.get_running_loop().time() + wait
-        while True:
-            waiting = {row.effect.id for row in await self.engine.outbox() if isinstance(row.effect, Send)}
-            if message_id not in waiting:
-                return True
+        while any(waits(row.effect) for row in await self.engine.outbox()):
             if asyncio.get_running_loop().time() >= deadline:
                 return False
             await asyncio.sleep(_LOOK_SECONDS)
+        return True
 
     # -- receiving --------------------------------------------------------------------------------------------------
 
@@ -170,20 +197,41 @@ class Client:
     # -- devices ----------------------------------------------------------------------------------------------------
 
     async def devices(self, address: Address) -> list[KnownKey]:
-        """One account's devices, freshly asked for, with their keys and why one can't be reached."""
+        """One account's devices, freshly asked for, with their keys and why one can't be reached; then its OpenPGP
+        keys."""
         await self._refresh(address)
         considered = await self.engine.drive(lambda s: self._consider(s, address))
         why = {(report.device.address, report.device.id): report.why for report in considered}
+        await self.refresh_openpgp(address)
         keys = self.account.keys(address)
-        return [replace(key, why=why.get((key.device.address, key.device.id), "")) for key in keys]
+        omemo = self.account.omemo.name
+        return [
+            replace(key, why=why.get((key.device.address, key.device.id), "")) if key.scheme == omemo else key
+            for key in keys
+        ]
 
-    async def _refresh(self, *addresses: Address) -> dict[Address, str]:
-        """Ask for device lists; what went wrong, by address."""
+    async def refresh_openpgp(self, address: Address) -> str:
+        """Ask for somebody's OpenPGP keys; why that failed, "" if it did not. None at all is no failure."""
+        problem = (await self._refresh(address, node=openpgp_nodes.LIST_NODE))[address]
+        await self.engine.drive(lambda s: self._known_certificates(s, address))
+        return problem
+
+    def _known_certificates(self, s: State, address: Address) -> Done[None] | Need:
+        found = self.account.openpgp.certificates(s, address, self.account.clock())
+        return found if isinstance(found, Need) else Done(None)
+
+    def _list_node(self, scheme: str) -> str:
+        is_openpgp = scheme == self.account.openpgp.name
+        return openpgp_nodes.LIST_NODE if is_openpgp else self.account.omemo.version.devices_node
+
+    async def _refresh(self, *addresses: Address, node: str = "") -> dict[Address, str]:
+        """Ask for lists of devices, or of keys; what went wrong, by address."""
         unique = list(dict.fromkeys(addresses))
-        return dict(zip(unique, await asyncio.gather(*map(self._ask_for_list, unique)), strict=True))
+        node = node or self.account.omemo.version.devices_node
+        return dict(zip(unique, await asyncio.gather(*(self._ask_for(each, node) for each in unique)), strict=True))
 
-    async def _ask_for_list(self, address: Address) -> str:
-        ask = Fetch(address, self.account.omemo.version.devices_node)
+    async def _ask_for(self, address: Address, node: str) -> str:
+        ask = Fetch(address, node)
         try:
             fact = await self.engine.network.fetch(ask)
         except Rejected as error:
@@ -209,6 +257,101 @@ class Client:
             await self.engine.network.publish(publication)
             await self._refresh(account)
         return publication is not None
+
+    # -- our OpenPGP keys -------------------------------------------------------------------------------------------
+
+    async def generate_key(self, *, another: bool = False) -> Device:
+        """Make an OpenPGP key and announce it; see `announced` for whether the server has it.
+
+        Raises `UsageError` if the account has one already, here or elsewhere, unless `another` is wanted: contacts
+        would seal for both, and each of them would read only half of what is written here.
+        """
+        await self._require_key_list()
+        if not another:
+            self._require_no_key()
+        openpgp = self.account.openpgp
+        return await self.engine.drive(lambda s: openpgp.generate(s, self.account.clock()))
+
+    async def _require_key_list(self) -> None:
+        problem = await self.refresh_openpgp(self.account.address)
+        if problem:
+            raise Rejected(f"It does not tell which OpenPGP keys this account announces: {problem}.", condition=problem)
+
+    def _require_no_key(self) -> None:
+        known = [key for key in self.account.keys(self.account.address) if key.info is not None and key.listed]
+        if any(key.this for key in known):
+            raise UsageError("This account has an OpenPGP key here already.", hint="A second one needs --another.")
+        if known:
+            raise UsageError(
+                f"This account announces an OpenPGP key that is not here: {known[0].fingerprint}.",
+                hint="Bring it here with 'tillie keys restore' or 'tillie keys import FILE'. Only if it is lost for "
+                "good: 'tillie keys generate --another', then 'tillie keys retract FINGERPRINT'.",
+            )
+
+    async def import_keys(self, data: bytes, passphrase: str = "") -> tuple[Device, ...]:
+        """Take in the OpenPGP keys that GnuPG or another program exported, and announce them. Raises `UsageError`."""
+        await self._require_key_list()
+        openpgp = self.account.openpgp
+        return await self.engine.drive(lambda s: openpgp.import_keys(s, data, passphrase, self.account.clock()))
+
+    async def announce_keys(self) -> tuple[Device, ...]:
+        """Publish our OpenPGP keys, and the list that names them, again. Raises `UsageError` if there is none."""
+        await self._require_key_list()
+        keys = [
+            key for key in self.account.keys(self.account.address) if key.this and key.info and not key.info.revoked
+        ]
+        if not keys:
+            raise UsageError("This account has no OpenPGP key here.", hint="'tillie keys generate' makes one.")
+        for key in keys:
+            step = partial(self.account.openpgp.announce, fingerprint=key.device.key, now=self.account.clock())
+            await self.engine.drive(step)
+        return tuple(key.device for key in keys)
+
+    async def revoke_key(self, fingerprint: bytes) -> None:
+        """Revoke an OpenPGP key of ours for good, publish that, and take it off the list."""
+        openpgp = self.account.openpgp
+        await self.engine.drive(lambda s: openpgp.revoke(s, fingerprint, self.account.clock()))
+
+    async def retract_key(self, fingerprint: bytes) -> None:
+        """Take an OpenPGP key off our list without revoking it: one that is here, or one that another device left."""
+        openpgp = self.account.openpgp
+        await self.engine.drive(lambda s: openpgp.retract(s, fingerprint, self.account.clock()))
+
+    async def announced(self, wait: float = PUBLISH_SECONDS) -> bool:
+        """Whether the server has all of our keys that was to be published, within so many seconds; else it goes out at
+        a later connection."""
+        name = self.account.openpgp.name
+        return await self._until_gone(lambda effect: isinstance(effect, Publish) and effect.scheme == name, wait)
+
+    async def back_up_keys(self) -> str:
+        """Keep our OpenPGP keys at our own server, sealed, in a node that only we may read (XEP-0373 section
+        "Synchronizing the Secret Key with a Private PEP Node"). The code that opens them, of 24 characters: nobody else
+        has it."""
+        openpgp = self.account.openpgp
+        code = openpgp.new_code()
+        payload = await self.engine.drive(lambda s: Done(openpgp.backup(s, code)))
+        node, item = openpgp_nodes.SECRET_NODE, openpgp_nodes.LIST_ITEM
+        await self.engine.network.publish(Publication(node, item, payload, key_backup.OPTIONS))
+        return code
+
+    async def find_key_backup(self) -> bytes:
+        """What `back_up_keys` left at our own server, here or on another device. Raises `UsageError` if nothing did."""
+        ask = Fetch(self.account.address, openpgp_nodes.SECRET_NODE)
+        try:
+            found = await self.engine.network.fetch(ask)
+        except Rejected as error:
+            found = Fetched(ask.address, ask.node, "", None, error.condition)
+        if found.payload is None:
+            raise UsageError(
+                "There is no backup of OpenPGP keys at your server.",
+                hint="'tillie keys backup' makes one, where the keys are.",
+            )
+        return found.payload
+
+    async def restore_keys(self, payload: bytes, code: str) -> tuple[Device, ...]:
+        """Take in the keys of what `find_key_backup` found, and announce them. Raises `UsageError`: a wrong code."""
+        openpgp = self.account.openpgp
+        return await self.engine.drive(lambda s: openpgp.restore(s, payload, code, self.account.clock()))
 
 
 # -- texts ----------------------------------------------------------------------------------------------------------

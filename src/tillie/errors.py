@@ -6,6 +6,7 @@
     │   ├── NoRecipients
     │   ├── NotTrusted          a key waits for a person's decision
     │   │   └── KeyChanged      ... under an address that was verified before
+    │   ├── PassphraseNeeded    a key in a file is under a passphrase
     │   ├── OptedOut            the contact asked for clear text; a person must decide
     │   ├── TooLarge            content, devices or stanza beyond a named limit
     │   └── NoProgress          a step asked for the same thing again and again
@@ -85,6 +86,10 @@ class NotTrusted(UsageError):
 
 class KeyChanged(NotTrusted):
     """Nothing was sent: a contact you verified has a new key."""
+
+
+class PassphraseNeeded(UsageError):
+    """The key is under a passphrase, and none was given."""
 
 
 class OptedOut(UsageError):

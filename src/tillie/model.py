@@ -55,10 +55,14 @@ class Device(NamedTuple):
     label: str = ""
 
     @property
+    def is_openpgp(self) -> bool:
+        return len(self.key) == FINGERPRINT_BYTES
+
+    @property
     def name(self) -> str:
         """What a person calls it: "device 1279662985", or "key 0123456789ABCDEF" of OpenPGP: as much of a fingerprint
         as names a key among known ones. It verifies none."""
-        return f"key {self.key[:8].hex().upper()}" if len(self.key) == FINGERPRINT_BYTES else f"device {self.id}"
+        return f"key {self.key[:8].hex().upper()}" if self.is_openpgp else f"device {self.id}"
 
 
 class Trust(Enum):

@@ -18,8 +18,8 @@ from tillie.cli import exits, main, messages
 __all__ = ["world"]
 
 ALICE, BOB = "alice@capulet.example", "bob@montague.example"
-GROUPS = ("account", "devices", "trust", "demo")
-COMMANDS = ("send", "listen", "chat", "history", "verify", "backup", "restore")
+GROUPS = ("account", "devices", "trust", "keys", "demo")
+COMMANDS = ("send", "listen", "chat", "history", "verify", "backup", "restore", "seal", "open")
 
 
 def tillie(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ import pytest
 
 from tillie.account import Account
 from tillie.cli import main, online
-from tillie.client import Client
+from tillie.client import Client, options_of
 from tillie.networks.local import LocalServer
 
 PASSWORD = "only for tests"
@@ -70,8 +70,8 @@ class World:
     async def _connect(self, account: Account, password: str, **options: Any) -> Client:
         self.refuse()
         assert password == PASSWORD
-        options |= {"policy": account.policy, "label": account.settings.label, "history": account.settings.history}
-        return Client(account, await self.server.connect(account.address, account.store, **options))
+        connection = await self.server.connect(account.address, account.store, options_of(account, **options))
+        return Client(account, connection)
 
     def run(self, home: Path, arguments: tuple[str, ...], *, stdin: str, answers: str | None) -> Outcome:
         """Standard input is a real file, because commands read it through its descriptor."""

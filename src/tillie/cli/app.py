@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from tillie.cli import account, backup, demo, devices, exits, messages, show, trust
+from tillie.cli import account, backup, demo, devices, exits, keys, messages, objects, show, trust
 from tillie.errors import TillieError
 
 EPILOG = """
@@ -42,6 +42,8 @@ account.register(app)
 messages.register(app)
 devices.register(app)
 trust.register(app)
+keys.register(app)
+objects.register(app)
 backup.register(app)
 demo.register(app)
 

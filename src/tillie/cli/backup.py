@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tillie.cli import exits, show
+from tillie.cli import exits, files, show
 from tillie.cli.options import AccountOption, KeyFrom, PassphraseFile, PasswordFile
-from tillie.errors import StoreDamaged, StoreUnwritable, UsageError
+from tillie.errors import StoreDamaged, UsageError
 
 BackupPassphraseFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Its first line is the passphrase of the backup.")
@@ -42,8 +40,7 @@ def backup(
     from tillie.cli import unlock
     from tillie.store import backup as container
 
-    if os.path.exists(file) and not force:  # pathlib raises where a parent is a file
-        raise UsageError(f"{file} is there already.", hint="Choose another name, or replace it with --force.")
+    files.check_output(file, force=force)
     with unlock.account(account, passphrase_file) as ours:
         records = ours.copy(with_password=with_password)
         secret = _new_passphrase(backup_passphrase_file)
@@ -53,7 +50,7 @@ def backup(
             "device": mine.id if mine else None,
             "made": int(time.time()),
         }
-        _write(file, container.write(records, words, secret))
+        files.write(file, container.write(records, words, secret))
     show.line(f"{ours.address} is backed up in {file}.")
     show.note("Without its passphrase nobody can open it, you neither.")
 
@@ -76,7 +73,7 @@ def restore(
     from tillie.store import backup as container
     from tillie.wire import address as addresses
 
-    sealed = _read(file)
+    sealed = files.read(file, container.BACKUP_MAX)
     if backup_passphrase_file is not None:
         secret = unlock.first_line(backup_passphrase_file)
     else:
@@ -108,28 +105,3 @@ def _new_passphrase(file: Path | None) -> str:
         return unlock.first_line(file)
     show.note("The backup gets a passphrase of its own. Write it down where the backup is not.")
     return unlock.ask_twice("Passphrase of the backup", UsageError("Nobody to ask.", hint="--backup-passphrase-file"))
-
-
-def _write(path: Path, data: bytes) -> None:
-    draft = path.with_name(path.name + ".new")
-    try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise StoreUnwritable(f"{path} can't be written: {error.strerror}.") from None
-
-
-def _read(path: Path) -> bytes:
-    from tillie.store.backup import BACKUP_MAX
-
-    try:
-        with path.open("rb") as file:
-            return file.read(BACKUP_MAX + 1)
-    except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}.") from None

@@ -52,14 +52,16 @@ def show_(
             return await client.devices(target)
 
         keys = ours.keys(target) if offline else online.run(ours, unlock.password(ours), work, ask=False)
-    listed = [key for key in keys if key.device.id]
+    listed = [key for key in keys if not key.is_gone]
     if json:
         for key in listed:
             show.as_json(key_as_json(key))
     elif listed:
         show_keys(listed)
+    elif offline:
+        show.note(f"No device of {target} is known.")
     else:
-        show.note(f"{target} has no device that reads OMEMO 2." if not offline else f"No device of {target} is known.")
+        show.note(f"{target} has no device that reads OMEMO 2, and no OpenPGP key.")
 
 
 @group.command()
@@ -105,7 +107,8 @@ def remove(
         mine = ours.own_device()
         if mine is not None and mine.id == device:
             raise UsageError("That is this device.", hint="Remove it with 'tillie account remove ADDRESS'.")
-        keys = [key.device.key for key in ours.keys(ours.address) if key.device.id == device and key.device.key]
+        known = ours.keys(ours.address)
+        keys = [k.device.key for k in known if k.scheme == "omemo" and k.device.id == device and k.device.key]
         found = online.run(ours, unlock.password(ours), work, ask=False)
         if mine is not None:
             # A restored account shares its key with the device it comes from: that key is ours.
@@ -121,39 +124,57 @@ def show_keys(keys: list[KnownKey]) -> None:
     """A table, and under it the fingerprints, which are too long for one."""
     from tillie.wire.display import printable
 
-    rows = [
-        (str(key.device.id) if key.device.id else "-", _trust(key), _state(key), printable(key.device.label, 40))
-        for key in keys
-    ]
+    rows = [(name_of(key), trust_of(key), state_of(key), printable(key.device.label, 40)) for key in keys]
     show.table(("device", "trust", "state", "label"), rows)
     show.line()
+    width = max(len(name_of(key)) for key in keys)
     for key in keys:
         if key.fingerprint:
-            show.line(f"{key.device.id or '-':>10}  {key.fingerprint}")
+            show.line(f"{name_of(key):>{max(width, 10)}}  {key.fingerprint}")
 
 
-def _trust(key: KnownKey) -> str:
-    return "this device" if key.this else key.trust.value if key.device.key else "no key yet"
+def name_of(key: KnownKey) -> str:
+    """What a key is called in lists and as an argument: the device's id, or the first 16 digits of its fingerprint."""
+    if key.scheme == "openpgp":
+        return key.fingerprint.replace(" ", "")[:16]
+    return str(key.device.id) if key.device.id else "-"
 
 
-def _state(key: KnownKey) -> str:
+def trust_of(key: KnownKey) -> str:
+    here = "this device" if key.scheme == "omemo" else "yours, here"
+    return here if key.this else key.trust.value if key.device.key else "no key yet"
+
+
+def state_of(key: KnownKey) -> str:
     from tillie.wire.display import printable
 
+    if key.is_gone:
+        return "no device shows this key any more"
+    if key.scheme == "openpgp":
+        return _openpgp_state(key)
     if key.this:
         return ""
     if key.why:
         return f"can't be reached: {printable(key.why)}"
-    if not key.device.id:
-        return "no device shows this key any more"
     if not key.listed:
         return "not announced any more"
     return "session" if key.session else "no session yet"
 
 
+def _openpgp_state(key: KnownKey) -> str:
+    from tillie.wire.display import printable
+
+    active = ", signs" if key.info and key.info.active else ""
+    if key.why:
+        return f"OpenPGP, can't be used: {printable(key.why)}"
+    return f"OpenPGP{active}{'' if key.listed else ', not announced'}"
+
+
 def key_as_json(key: KnownKey) -> dict[str, Any]:
     return {
         "address": key.device.address,
-        "device": key.device.id or None,
+        "scheme": key.scheme,
+        "device": key.device.id or None if key.scheme == "omemo" else None,
         "fingerprint": key.fingerprint,
         "label": key.device.label,
         "trust": key.trust.value,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tillie.cli import exits, show
-from tillie.cli.options import AccountOption, Contact, JsonOption, PassphraseFile, contact
+from tillie.cli.options import AccountOption, Contact, JsonOption, PassphraseFile, SchemeName, contact
 from tillie.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tillie.cli.terminal import Lines
     from tillie.client import Client, Sent
     from tillie.history import Entry
-    from tillie.model import Address
+    from tillie.model import Address, Device, DeviceReport
     from tillie.pipeline import Delivery
 
 MAX_TEXT_BYTES = 120_000  # what fits a sealed stanza; checked before anything is asked of the network
@@ -35,6 +35,7 @@ def send(
     text: Annotated[
         str | None, typer.Argument(metavar="[TEXT|-]", help="What to say; '-' or nothing reads standard input.")
     ] = None,
+    scheme: Annotated[SchemeName, typer.Option(help="How to seal it.")] = SchemeName.OMEMO,
     report: Annotated[bool, typer.Option("--report", help="Show what became of each device.")] = False,
     json: JsonOption = False,
     account: AccountOption = None,
@@ -49,7 +50,7 @@ def send(
     from tillie.cli import online, unlock
 
     async def work(client: Client, _: Lines) -> Sent:
-        return await client.send(to, said)
+        return await client.send(to, said, scheme=scheme.value)
 
     with unlock.account(account, passphrase_file) as ours:
         sent = online.run(ours, unlock.password(ours), work, ask=text not in (None, "-"))
@@ -80,18 +81,32 @@ def _show_sent(to: Address, sent: Sent, *, report: bool) -> None:
     own = len(sealed) - theirs
     also = f" and {own} of your own" if own else ""
     what = "Sent" if sent.arrived else "Queued, not sent yet"
-    show.note(f"{what}: sealed for {theirs} device{'s' * (theirs != 1)} of {to}{also}.")
+    thing = "OpenPGP key" if sent.sealed.scheme == "openpgp" else "device"
+    show.note(f"{what}: sealed for {theirs} {thing}{'s' * (theirs != 1)} of {to}{also}.")
     if not sent.arrived:
         show.note("The server does not have it yet. It goes out with the next connection ('tillie listen' makes one).")
-    skipped = [each for each in sent.sealed.report if not each.sealed]
-    if report:
+    show_report(sent.sealed.report, in_full=report)
+
+
+def show_report(report: tuple[DeviceReport, ...], *, in_full: bool) -> None:
+    """What became of each device: a table if it is wanted, else a word on who was left out."""
+    from tillie.pipeline import WAITING
+
+    skipped = [each for each in report if not each.sealed]
+    if in_full and report:
         rows = [
-            (str(each.device.id), each.device.address, "sealed" if each.sealed else "skipped", _why(each.why))
-            for each in sent.sealed.report
+            (_name(each.device), each.device.address, "sealed" if each.sealed else "skipped", _why(each.why))
+            for each in report
         ]
         show.table(("device", "address", "", ""), rows)
     elif skipped:
         show.note(f"Skipped {len(skipped)} (--report says why).")
+    for address in dict.fromkeys(each.device.address for each in skipped if each.why == WAITING):
+        show.note(f"A key of {address} waits for your decision: tillie verify {address}")
+
+
+def _name(device: Device) -> str:
+    return device.name.partition(" ")[2]
 
 
 def _why(text: str) -> str:
@@ -101,11 +116,21 @@ def _why(text: str) -> str:
 
 
 def _sent_as_json(to: Address, sent: Sent) -> dict[str, Any]:
-    devices = [
-        {"address": each.device.address, "device": each.device.id, "sealed": each.sealed, "why": each.why}
-        for each in sent.sealed.report
-    ]
+    devices = [report_as_json(each) for each in sent.sealed.report]
     return {"to": to, "id": sent.id, "scheme": sent.sealed.scheme, "sent": sent.arrived, "devices": devices}
+
+
+def report_as_json(report: DeviceReport) -> dict[str, Any]:
+    from tillie.trust.fingerprint import fingerprint
+
+    device = report.device
+    return {
+        "address": device.address,
+        "device": None if device.is_openpgp else device.id,
+        "fingerprint": fingerprint(device.key) if device.key else "",
+        "sealed": report.sealed,
+        "why": report.why,
+    }
 
 
 # -- listen ---------------------------------------------------------------------------------------------------------
@@ -183,7 +208,7 @@ def delivery_as_json(delivery: Delivery) -> dict[str, Any]:
         "kind": delivery.kind,
         "from": delivery.address,
         "to": delivery.to,
-        "device": delivery.device,
+        "device": None if delivery.scheme == "openpgp" else delivery.device,
         "fingerprint": fingerprint(delivery.key) if delivery.key else "",
         "label": delivery.label,
         "trust": delivery.trust,
@@ -263,7 +288,7 @@ def _entry_as_json(entry: Entry) -> dict[str, Any]:
         "text": text_of(entry.content),
         "content": entry.content,
         "id": entry.id,
-        "device": entry.device,
+        "device": None if entry.scheme == "openpgp" else entry.device,
         "trust": entry.trust,
         "scheme": entry.scheme,
         "notes": list(entry.notes),

@@ -72,7 +72,7 @@ async def ask_person(need: Decide, lines: Lines) -> Sequence[Decided]:
     decided = []
     for device in need.devices:
         label = f' "{printable(device.label, 60)}"' if device.label else ""
-        show.note(f"{device.address}, device {device.id}{label}:")
+        show.note(f"{device.address}, {device.name}{label}:")
         show.note(f"  {fingerprint(device.key)}")
         trust = await _answer(lines)
         if trust is None:

@@ -31,6 +31,13 @@ class PolicyName(str, Enum):  # noqa: UP042
     BLIND = Policy.BLIND.value
 
 
+class SchemeName(str, Enum):  # noqa: UP042
+    """Ways to protect a message, as they are typed."""
+
+    OMEMO = "omemo"
+    OPENPGP = "openpgp"
+
+
 AccountOption: TypeAlias = Annotated[
     str | None, typer.Option("--account", "-a", metavar="ADDRESS", help="Which account; needed if there are several.")
 ]

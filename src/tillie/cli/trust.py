@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,13 +18,19 @@ if TYPE_CHECKING:
     from tillie.client import Client
     from tillie.model import Address
 
+MAX_ID_DIGITS = 10  # of a device's id
+
 group = typer.Typer(no_args_is_help=True, help="What you think of people's keys.")
 
 DeviceArgument = Annotated[
-    int | None, typer.Argument(metavar="[DEVICE]", help="One device's id; all that are open if left out.")
+    str | None,
+    typer.Argument(
+        metavar="[DEVICE]",
+        help="One device's id, or the first 16 digits or more of an OpenPGP fingerprint; all if left out.",
+    ),
 ]
 FingerprintOption = Annotated[
-    str, typer.Option(metavar="HEX", help="What your contact read to you: 64 digits; nothing is asked then.")
+    str, typer.Option(metavar="HEX", help="What your contact read to you, all of it; nothing is asked then.")
 ]
 UriOption = Annotated[str, typer.Option(metavar="URI", help="The 'xmpp:' link of your contact's QR code.")]
 
@@ -106,16 +113,17 @@ def distrust(
 ) -> None:
     """Never seal for a key again: a lost telephone, or one that is not your contact's."""
     from tillie.cli import unlock
+    from tillie.cli.devices import name_of
 
     whose = contact(address)
     with unlock.account(account, passphrase_file) as ours:
         keys = _known_keys(ours, whose, device)
         if device is None and len(keys) > 1:
-            ids = ", ".join(str(key.device.id) for key in keys)
-            raise UsageError(f"{whose} has several devices: {ids}.", hint="Name the one you mean.")
+            names = ", ".join(name_of(key) for key in keys)
+            raise UsageError(f"{whose} has several devices: {names}.", hint="Name the one you mean.")
         for key in keys:
             ours.decide(whose, key.device.key, Trust.DISTRUSTED)
-    show.line(f"Device {keys[0].device.id} of {whose} gets nothing more from this account.")
+    show.line(f"{_capital(keys[0].device.name)} of {whose} gets nothing more from this account.")
 
 
 @group.command()
@@ -139,18 +147,37 @@ def policy(
         show.line(ours.settings.policy)
 
 
-def _known_keys(ours: Account, whose: Address, device: int | None) -> list[KnownKey]:
-    """Keys of somebody's devices, this one left out; asked of the network where none is known."""
+def _known_keys(ours: Account, whose: Address, device: str | None) -> list[KnownKey]:
+    """Keys of somebody's devices and OpenPGP keys, those that lie here left out; asked of the network where none is
+    known. `device` names one: a device's id, or an OpenPGP fingerprint."""
     from tillie.cli import online, unlock
 
     async def work(client: Client, _: Lines) -> list[KnownKey]:
         return await client.devices(whose)
 
+    is_meant = _meant(device)
+
     def usable(keys: list[KnownKey]) -> list[KnownKey]:
-        return [k for k in keys if k.device.key and not k.this and k.device.id and device in (None, k.device.id)]
+        return [key for key in keys if key.device.key and not key.this and not key.is_gone and is_meant(key)]
 
     keys = usable(ours.keys(whose)) or usable(online.run(ours, unlock.password(ours), work, ask=False))
     if not keys:
-        which = f"device {device} of {whose}" if device else f"a device of {whose}"
+        which = f"{device} of {whose}" if device else f"a device of {whose}"
         raise UsageError(f"No key of {which} is known.", hint=f"See 'tillie devices {whose}'.")
     return keys
+
+
+def _meant(device: str | None) -> Callable[[KnownKey], bool]:
+    """Whether a key is the one that was typed. An OpenPGP key has no id that could be typed: ids can be forged."""
+    from tillie.trust import fingerprint
+
+    if device is None:
+        return lambda key: True
+    if device.isascii() and device.isdigit() and len(device) <= MAX_ID_DIGITS:
+        return lambda key: key.scheme == "omemo" and key.device.id == int(device)
+    wanted = fingerprint.prefix(device)
+    return lambda key: key.scheme == "openpgp" and key.device.key.hex().upper().startswith(wanted)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

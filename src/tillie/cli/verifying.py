@@ -67,25 +67,37 @@ def match(keys: list[KnownKey], typed: str, wanted: Mapping[int, str]) -> list[K
 
 def ask(ours: Account, whose: Address, keys: list[KnownKey]) -> int:
     """Show both sides and ask about each key. How many are still open."""
-    mine = ours.own_device()
-    if mine is not None and whose != ours.address:
-        show.line(f"Your own key, for {whose} to compare or to scan (device {mine.id}):")
-        show.line(f"  {fingerprint(mine.key)}")
-        _show_code(uri_of([mine]))
+    if whose != ours.address:
+        _show_own(ours, whose, keys)
     show.line(f"{whose} must see exactly this. Compare it face to face or on the telephone, not in this chat.")
     still_open = 0
     for key in keys:
         label = f' "{printable(key.device.label, 60)}"' if key.device.label else ""
+        kind = "OpenPGP key" if key.scheme == "openpgp" else f"Device {key.device.id}"
         show.line()
-        show.line(f"Device {key.device.id}{label}, now {key.trust.value}:")
+        show.line(f"{kind}{label}, now {key.trust.value}:")
         show.line(f"  {show.paint(key.fingerprint, 'bold')}")
         answer = _question()
         if answer is not None:
             ours.decide(whose, key.device.key, answer)
-            show.line(f"  Device {key.device.id} is {answer.value} now.")
+            show.line(f"  {kind} is {answer.value} now.")
         elif key.trust is not Trust.VERIFIED:
             still_open += 1
     return still_open
+
+
+def _show_own(ours: Account, whose: Address, keys: list[KnownKey]) -> None:
+    """Our fingerprints, of each kind of key that is compared."""
+    kinds = {key.scheme for key in keys}
+    mine = ours.own_device()
+    if mine is not None and "omemo" in kinds:
+        show.line(f"Your own key, for {whose} to compare or to scan (device {mine.id}):")
+        show.line(f"  {fingerprint(mine.key)}")
+        _show_code(uri_of([mine]))
+    for key in ours.keys(ours.address) if "openpgp" in kinds else ():
+        if key.info is not None and key.info.active:
+            show.line("Your own OpenPGP key:")
+            show.line(f"  {key.fingerprint}")
 
 
 def _question() -> Trust | None:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from tillie.crypto import s2k
 from tillie.crypto.packets import SECRET_KEY, SECRET_SUBKEY, Fields, Packet, encode, split
 from tillie.crypto.s2k import KEY_SIZES
-from tillie.errors import BadKey, Malformed, UsageError
+from tillie.errors import BadKey, Malformed, PassphraseNeeded, UsageError
 
 # RFC 4880 section 9.1, RFC 6637 section 5, RFC 9580 section 9.1
 RSA, RSA_ENCRYPT, RSA_SIGN, ELGAMAL, DSA, ECDH, ECDSA, EDDSA, X25519, ED25519 = 1, 2, 3, 16, 17, 18, 19, 22, 25, 27
@@ -112,7 +112,7 @@ def _unprotect(fields: Fields, passphrase: str | None) -> bytes:
     if passphrase is None:
         raise Malformed("a secret key is under a passphrase")
     if not passphrase:
-        raise UsageError("The key is under a passphrase, and none was given.")
+        raise PassphraseNeeded
     if usage != _USAGE_SHA1:
         raise UsageError("The key's passphrase protects it in a way that is not known here.")
     cipher = fields.octet()
