@@ -84,12 +84,13 @@ def _is_listed(held: Held) -> bool:
     return held.is_wanted and held.own.published > 0
 
 
-def published(s: State, what: str, now: Time) -> Done[None]:
+def published(s: State, account: Address, what: str, now: Time) -> Done[None]:
     """The server has it: after a certificate comes the list."""
     if what == BACKUP:
         s.put(records.key("backup"), None)
     elif what == LIST:
         s.put(records.key("announcing"), None)
+        contacts.expire(s, account, now)  # what was read before is not what is there now
         for name, _ in list(s.scan(records.key("unwanted"))):
             s.put(name, None)
     else:

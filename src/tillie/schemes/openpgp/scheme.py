@@ -416,7 +416,7 @@ class OpenPgp:
         return announcing.publication(s, self.account, what, now)
 
     def published(self, s: State, what: str, now: Time) -> Done[None]:
-        return announcing.published(s, what, now)
+        return announcing.published(s, self.account, what, now)
 
     def tick(self, s: State, now: Time) -> Done[None] | Need:
         """Lists that changed, keys to look up after a roll-back, a due announcement, what is too old to keep."""
