@@ -70,7 +70,7 @@ class Scene:
     def __init__(self, server: Any) -> None:
         self.romeo, self.nurse = (Address(new_account(server, *who)) for who in (("romeo", HOSTS[1]), ("nurse",)))
         self.bots = [Bot(server, str(jid)) for jid in (JULIET, self.romeo, self.nurse)]
-        self.a, self.b, self.c = (XmppService(bot.omemo.network) for bot in self.bots)
+        self.a, self.b, self.c = (XmppService(bot.core.network) for bot in self.bots)
 
 
 def play(server: Any, scenario: Callable[[Scene], Awaitable[None]]) -> None:
@@ -266,7 +266,7 @@ def test_nobody_who_only_looks_in_is_shown_as_available(server: Any) -> None:
     async def run() -> None:
         bot = Bot(server, JULIET, presence=False)
         async with online(bot):
-            service = XmppService(bot.omemo.network)
+            service = XmppService(bot.core.network)
             sent: list[Any] = []
             bot.add_filter("out", lambda stanza: sent.append(stanza.name) or stanza)
             await service.subscribe(Node(Address(JULIET), "blog"))

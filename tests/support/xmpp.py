@@ -18,9 +18,20 @@ SECONDS = 15.0  # until a test gives up
 
 
 class Bot(slixmpp.ClientXMPP):
-    """One device. What it opens comes out of `read`, what fails lies in `failed`, notices in `notices`."""
+    """One device. What it opens comes out of `read`, what fails lies in `failed`, notices in `notices`.
 
-    def __init__(self, server: PrivateProsody, jid: str, *, presence: bool = True, **options: Any) -> None:
+    `plugins` are registered in this order; all get the same `options`.
+    """
+
+    def __init__(
+        self,
+        server: PrivateProsody,
+        jid: str,
+        *,
+        presence: bool = True,
+        plugins: tuple[str, ...] = ("xep_0384",),
+        **options: Any,
+    ) -> None:
         super().__init__(jid, PASSWORD, ssl_context=server.ssl_context())
         self.enable_direct_tls = False
         self.prosody = server
@@ -30,21 +41,27 @@ class Bot(slixmpp.ClientXMPP):
         self.errors: list[BaseException] = []
         self.events: list[str] = []
         self.store = options.setdefault("store", MemoryStore(Address(jid)))
-        self.register_plugin("xep_0384", options, module="tillie.networks.xmpp.xep_0384")
-        self.omemo: Any = self.plugin["xep_0384"]
-        self.add_event_handler("omemo_message", self.opened.put_nowait)
-        self.add_event_handler("omemo_failed", self.failed.append)
-        self.add_event_handler("omemo_notice", lambda notice: self.notices.append(notice.text))
-        for event in ("session_resumed", "session_start", "omemo_caught_up"):
+        for plugin in plugins:
+            self.register_plugin(plugin, options, module=f"tillie.networks.xmpp.{plugin}")
+        self.core: Any = self.plugin["tillie"]
+        self.omemo: Any = self.plugin.get("xep_0384", None)
+        self._seal_with: Any = self.plugin[plugins[0]]
+        for scheme in ("omemo", "openpgp"):
+            self.add_event_handler(f"{scheme}_message", self.opened.put_nowait)
+            self.add_event_handler(f"{scheme}_failed", self.failed.append)
+        scheme = next(iter(self.core.engine.schemes))
+        self._caught_up = f"{scheme}_caught_up"
+        self.add_event_handler(f"{scheme}_notice", lambda notice: self.notices.append(notice.text))
+        for event in ("session_resumed", "session_start", self._caught_up):
             self.add_event_handler(event, lambda _, event=event: self.events.append(event))
         if presence:
-            self.add_event_handler("omemo_ready", lambda _: self.send_presence())
+            self.add_event_handler(f"{scheme}_ready", lambda _: self.send_presence())
 
     def exception(self, exception: BaseException) -> None:
         self.errors.append(exception)
 
     async def start(self) -> None:
-        caught_up = asyncio.ensure_future(self.wait_until("omemo_caught_up", SECONDS))
+        caught_up = asyncio.ensure_future(self.wait_until(self._caught_up, SECONDS))
         self.connect("127.0.0.1", self.prosody.port)
         await caught_up
 
@@ -54,7 +71,7 @@ class Bot(slixmpp.ClientXMPP):
         self.cancel_connection_attempt()
         if self._run_out_filters is not None:
             self._run_out_filters.cancel()
-        await self.omemo.close()
+        await self.core.close()
 
     async def come_back(self, event: str = "session_resumed") -> None:
         """Connect again after a cut, and wait until the stream is resumed (or, with another event, begun anew)."""
@@ -69,7 +86,7 @@ class Bot(slixmpp.ClientXMPP):
         await gone
 
     async def say(self, to: str, text: str) -> Sealed:
-        sealed: Sealed = await self.omemo.send_sealed(self.make_message(to, text, mtype="chat"))
+        sealed: Sealed = await self._seal_with.send_sealed(self.make_message(to, text, mtype="chat"))
         return sealed
 
     async def read(self) -> str:
@@ -82,7 +99,7 @@ class Bot(slixmpp.ClientXMPP):
     async def settled(self) -> None:
         """Everything that the server has for us has arrived, and is committed."""
         await self.plugin["xep_0199"].ping(slixmpp.JID(self.boundjid.host))
-        await self.omemo.receiver.drained()
+        await self.core.receiver.drained()
         await self.plugin["xep_0199"].ping(slixmpp.JID(self.boundjid.host))
 
     async def nothing_more(self) -> None:
