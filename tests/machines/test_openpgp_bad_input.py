@@ -83,7 +83,7 @@ def test_a_message_under_another_senders_name() -> None:
 
 
 def test_a_carbon_that_was_never_ours() -> None:
-    world, _, bob, letter = one_letter()
+    _, _, bob, letter = one_letter()
     stanza = letter.with_stanza(sender=Address(f"{BOB}/phone"), to=ALICE, via="carbon")
     assert kind(bob, stanza.arrived) is Kind.TAMPERED
 
