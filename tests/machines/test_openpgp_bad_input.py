@@ -214,7 +214,7 @@ def test_what_was_opened_is_remembered_within_bounds(monkeypatch: pytest.MonkeyP
 
 
 def announced_key(world: PgpWorld, key: SecretKey) -> None:
-    world.announce(ALICE, key.certificate, dates=world.now)
+    world.announce(ALICE, key.certificate, dates=world.now + 1)
     world.push(ALICE)
 
 
