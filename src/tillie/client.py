@@ -44,6 +44,7 @@ T = TypeVar("T")
 
 SEND_SECONDS = 15.0  # how long `Client.send` waits for the server to have the message
 PUBLISH_SECONDS = 3.0  # ... to have our keys: it was asked already
+CATCH_UP_SECONDS = 60.0  # how long `Client.settle` waits for messages that came while we were away
 _LOOK_SECONDS = 0.02  # between two looks at the outbox meanwhile
 STARTTLS_PORT, DIRECT_TLS_PORT = 5222, 5223
 LISTEN_SECONDS = 0.5  # between two looks at the inbox: another process of this account may have filled it
@@ -69,6 +70,8 @@ class Connection(Protocol):
 
     @property
     def service(self) -> Service: ...
+
+    async def caught_up(self, seconds: float) -> bool: ...
 
     async def close(self) -> None: ...
 
@@ -132,8 +135,16 @@ class Client:
             self._nodes = Nodes(self.engine, self._connection.service)
         return self._nodes
 
+    async def settle(self, wait: float = CATCH_UP_SECONDS) -> int:
+        """Take in what came while we were away, secrets of nodes among it, and believe of them what may be believed
+        (see `nodes.Nodes.settle`). For a connection that listens."""
+        await self._connection.caught_up(wait)
+        return await self.nodes.settle()
+
     async def close(self) -> None:
         """Leave the network. The store stays open: it belongs to whoever opened it."""
+        if self._nodes is not None:
+            await self._nodes.close()
         await self._connection.close()
 
     def device(self) -> Device:

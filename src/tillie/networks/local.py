@@ -142,6 +142,10 @@ class LocalConnection:
             if task is not None:
                 task.cancel()
 
+    async def caught_up(self, seconds: float) -> bool:
+        """As that of `networks.xmpp.connection`; `open` has done it."""
+        return True
+
     async def drained(self) -> None:
         """Returns when everything that has arrived up to now is committed."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

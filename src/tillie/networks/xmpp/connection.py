@@ -63,6 +63,7 @@ class Connection:
         # When we gave up before it failed, nobody asks for the reason.
         self._outcome.add_done_callback(lambda outcome: outcome.cancelled() or outcome.exception())
         self._returning: asyncio.Task[None] | None = None
+        self._caught_up = asyncio.Event()
         self._pause = FIRST_PAUSE
         self._refusal = Unreachable()  # of the last way that was tried; there may be several
         self._client: Any = self._make_client()
@@ -98,6 +99,15 @@ class Connection:
     def service(self) -> XmppService:
         return self.core.service
 
+    async def caught_up(self, seconds: float) -> bool:
+        """Whether, within so many seconds, all is processed that came before we logged in; only if we listen."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._caught_up.wait()
+        except TimeoutError:
+            return False
+        return True
+
     async def close(self) -> None:
         """Log out. The store stays open: it belongs to whoever opened it."""
         self._closing = True
@@ -127,6 +137,7 @@ class Connection:
         client.auto_authorize, client.auto_subscribe = None, False
         client.add_filter("in", self._require_tls)
         client.add_event_handler("omemo_ready", self._ready)
+        client.add_event_handler("omemo_caught_up", lambda _: self._caught_up.set())
         client.add_event_handler("session_resumed", self._online)
         client.add_event_handler("failed_auth", lambda _: self._fail(AuthenticationFailed()))
         client.add_event_handler("failed_all_auth", lambda _: self._fail(AuthenticationFailed()))
