@@ -139,6 +139,17 @@ def test_as_many_as_allowed_and_one_more() -> None:
             attachments.parse_reactions(attachments.reactions(emojis, AT))
 
 
+def test_declarations_that_would_be_written_at_every_child() -> None:
+    def declaring(size: int) -> bytes:
+        return attached(b"<a/>" * attachments.MAX_CHILDREN).replace(
+            b" xmlns", b" xmlns:p='%s' xmlns" % (b"u" * size), 1
+        )
+
+    attachments.parse(declaring(3_500))
+    with pytest.raises(Malformed):
+        attachments.parse(declaring(4_500))
+
+
 def test_a_time_that_is_none_spoils_nothing() -> None:
     assert attachments.parse_noticed(b"<noticed xmlns='%s' timestamp='yesterday'/>" % NS) is None
     assert attachments.parse_noticed(b"<noticed xmlns='%s'/>" % NS) is None

@@ -151,6 +151,17 @@ def test_as_many_declarations_as_allowed_and_one_more() -> None:
         c14n.canonical(xml.parse(_declaring(c14n.MAX_DECLARATIONS)))
 
 
+def test_a_namespace_that_would_be_written_at_every_element() -> None:
+    def repeating(count: int) -> bytes:
+        used = b"<p:f/>" * count
+        return b"<e xmlns:p='%s'>%s</e>" % (b"u" * 4_000, used)
+
+    fits = c14n.MAX_NAMES // 4_003
+    c14n.canonical(xml.parse(repeating(fits)))
+    with pytest.raises(Malformed):
+        c14n.canonical(xml.parse(repeating(fits + 1)))
+
+
 @pytest.mark.parametrize("namespace", [b"urn:a", b"a"])  # libxml2's writer refuses a relative one
 def test_as_many_elements_as_allowed_take_no_time(namespace: bytes) -> None:
     inner = b"<f a='1'> x </f>" * (xml.MAX_ELEMENTS - 1)

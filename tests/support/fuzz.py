@@ -22,6 +22,7 @@ from tillie.directory import omemo as directory
 from tillie.envelope import codec
 from tillie.errors import PeerError, UsageError
 from tillie.model import Address, Content, Envelope
+from tillie.pubsub import attachments, signing, targeted
 from tillie.schemes.omemo import element, messages
 from tillie.trust import fingerprint
 
@@ -41,6 +42,7 @@ _ELEMENT = element.encode(7, [(_ME, [element.Key(5, True, _EXCHANGE)])], bytes(6
 _LISTED = directory.ListedDevice(5, "phone", sign.sign(_SEED, b"phone"))
 _CONTENT = Content(b"<body xmlns='jabber:client'>x</body>")
 _ENVELOPE = codec.encode(Envelope(_CONTENT, sender=_ME, to=_ME, time=1_780_000_000.0, iq=("get", "1")), bytes)
+_SIGNATURE = signing.encode(signing.Signature(signing.statement(_ME, 1_780_000_000.0), bytes(64)))
 
 
 def _shown(data: bytes) -> str:
@@ -60,6 +62,10 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[bytes, ...]]] = {
     "identity": (sign.public_to_curve, (sign.public_of(_SEED),)),
     "fingerprint": (_shown, (fingerprint.fingerprint(_BUNDLE.identity).encode(),)),
     "envelope": (codec.decode, (_ENVELOPE, _ENVELOPE.replace(b"'", b'"'))),
+    "attachments": (attachments.parse, (attachments.encode([attachments.noticed(0.0), _SIGNATURE]),)),
+    "signature": (signing.parse, (_SIGNATURE,)),
+    "signed form": (signing.item_form, (_SIGNATURE, b"<p:a xmlns:p='urn:p' xmlns='urn:q' p:b='' b=''><c/></p:a>")),
+    "targeted": (targeted.parse, (targeted.encode(_ME, "urn:xmpp:omemo:2", _ELEMENT),)),
 }
 
 

@@ -32,6 +32,8 @@ SEALED = f"{{{SEALED_NS}}}encrypted"
 _REACTION = f"{{{NS}}}reaction"
 
 MAX_CHILDREN = 256  # of one author at one item
+# Each child is written with the namespace declarations around it: 200 kB of those would unfold to 50 MB.
+MAX_CHILDREN_BYTES = 2 * xml.MAX_STANZA_BYTES
 MAX_REACTIONS = 64
 MAX_REACTION = 64  # characters: the longest emoji sequences have about 20
 
@@ -116,7 +118,15 @@ def _children(root: xml.Element) -> tuple[Attachment, ...]:
         raise Malformed("It is not an <attachments> element.")
     if len(root) > MAX_CHILDREN:
         raise Malformed(f"Somebody attached more than {MAX_CHILDREN} things.")
-    return tuple(Attachment(child.tag, xml.serialise(child)) for child in root)
+    found = []
+    left = MAX_CHILDREN_BYTES
+    for child in root:
+        written = xml.serialise(child)
+        left -= len(written)
+        if left < 0:
+            raise Malformed("What somebody attached is too long.")
+        found.append(Attachment(child.tag, written))
+    return tuple(found)
 
 
 def encode(children: Iterable[Attachment | bytes]) -> bytes:

@@ -26,6 +26,9 @@ from tillie.wire.xml import Element
 
 # The general writer looks through all declarations for each name. Honest XML has a handful.
 MAX_DECLARATIONS = 1_024
+# Characters of all names with their namespaces. The general writer repeats a namespace at each element that uses it, if
+# none around it did: 100 kB would unfold to gigabytes.
+MAX_NAMES = 4 * xml.MAX_STANZA_BYTES
 
 _DECLARATIONS = ("start-ns",)
 
@@ -43,6 +46,8 @@ def canonical(element: Element) -> bytes:
             pass  # a namespace that is no absolute URI, which libxml2's writer refuses
     if sum(1 for _ in etree.iterwalk(element, events=_DECLARATIONS)) > MAX_DECLARATIONS:
         raise Malformed(f"The XML has more than {MAX_DECLARATIONS} namespace declarations.")
+    if not _is_written_out(element):
+        raise Malformed(f"The names in the XML have more than {MAX_NAMES} characters.")
     data: bytes = etree.tostring(element, method="c14n2", with_comments=False, strip_text=True)  # type: ignore[call-overload]
     try:
         again = xml.parse(data, max_bytes=len(data))
@@ -83,6 +88,15 @@ def _exclusive(element: Element) -> bytes:
             node.tail = trimmed
     data: bytes = etree.tostring(element, method="c14n", exclusive=True, with_comments=False)
     return data
+
+
+def _is_written_out(element: Element) -> bool:
+    left = MAX_NAMES
+    for node in element.iter():
+        left -= len(node.tag) + sum(map(len, node.keys()))
+        if left < 0:
+            return False
+    return True
 
 
 def _same(one: Element, other: Element) -> bool:
