@@ -41,7 +41,7 @@ def test_messages_both_ways_with_openpgp_alone(prosody: PrivateProsody) -> None:
         juliet, romeo = couple(prosody)
         a, b = (Bot(prosody, jid, plugins=OX, generate=True) for jid in (juliet, romeo))
         seen: list[Any] = []
-        b.add_filter("in", lambda stanza: seen.append(str(stanza)) or stanza, order=0)
+        a.add_filter("out", lambda stanza: seen.append(str(stanza)) or stanza)
         async with online(a, b):
             await announced(a, b)
             report = await a.say(romeo, "wherefore")
