@@ -21,12 +21,14 @@ class Side:
 
     `prepare(count)` makes `count` operations, untimed, each with an input of its own; every operation is timed alone.
     `batch` is how many of them make one round. `check` sees what they returned, untimed, and raises if it is wrong.
+    `wall`: time by the clock even with --cpu, because the work is another process's.
     """
 
     prepare: Callable[[int], Sequence[Operation]]
     batch: int = 20
     check: Callable[[Sequence[object]], None] = lambda results: None
     warm_up: int = WARM_UP
+    wall: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,6 @@ class Figure:
     target: Target = Target()
     unit: str = "us"
     rounds: int = ROUNDS
-    wall: bool = False  # time by the clock even with --cpu: the work is another process's
     keep: object = None  # what must live as long as the figure: a temporary folder
 
 
@@ -121,11 +122,11 @@ def measure(figure: Figure, *, quick: bool = False, cpu: bool = False) -> Result
     The garbage collector runs before a batch and not during one. With `cpu`, time that others had the processor does
     not count, and neither does time spent waiting for the disk.
     """
-    clock = thread_time_ns if cpu and not figure.wall else perf_counter_ns
     rounds = min(figure.rounds, QUICK_ROUNDS) if quick else figure.rounds
     samples: dict[str, list[float]] = {name: [] for name in figure.sides}
     for turn in range(rounds):
         for name, side in figure.sides.items():
+            clock = thread_time_ns if cpu and not side.wall else perf_counter_ns
             warm_up = side.warm_up if turn == 0 else 0
             operations = side.prepare(side.batch + warm_up)
             for operation in operations[:warm_up]:

@@ -159,7 +159,7 @@ def _gpg_opening(gpg: GnuPG, secret: str) -> Side:
     def element() -> bytes:
         return _element(gpg.seal_with_password(payload(), secret))
 
-    return Side(lambda wanted: [partial(opening, element())] * wanted, PEER_BATCH, _is_entry, warm_up=1)
+    return Side(lambda wanted: [partial(opening, element())] * wanted, PEER_BATCH, _is_entry, warm_up=1, wall=True)
 
 
 class _Floor:
@@ -208,7 +208,7 @@ def _decrypt_gpg() -> Figure:
     if shutil.which("gpg"):
         gpg = Keyring()
         sides["peer"] = _gpg_opening(gpg.gpg, _secret())
-    return Figure("pubsub.item.decrypt.gpg", sides, Target(peer_ratio=1_000), rounds=PEER_ROUNDS, wall=True, keep=gpg)
+    return Figure("pubsub.item.decrypt.gpg", sides, Target(peer_ratio=1_000), rounds=PEER_ROUNDS, keep=gpg)
 
 
 class Keyring:

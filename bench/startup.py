@@ -28,10 +28,10 @@ def _version() -> Figure:
     ours = partial(_process, "-m", "tillie.cli", "--version")
     floor = partial(_process, "-c", "pass")
     sides = {
-        "ours": Side(lambda count: [ours] * count, 1, _says_version, warm_up=1),
-        "floor": Side(lambda count: [floor] * count, 1, warm_up=1),
+        "ours": Side(lambda count: [ours] * count, 1, _says_version, warm_up=1, wall=True),
+        "floor": Side(lambda count: [floor] * count, 1, warm_up=1, wall=True),
     }
-    return Figure("cli.version", sides, Target(most=MOST), rounds=ROUNDS, wall=True)
+    return Figure("cli.version", sides, Target(most=MOST), rounds=ROUNDS)
 
 
 FIGURES = {"cli.version": _version}

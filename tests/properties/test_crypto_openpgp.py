@@ -440,6 +440,16 @@ def test_expired() -> None:
     assert certificate.why_unusable(expires) == "expired"
 
 
+def test_only_a_key_that_never_expires_is_kept_ready_to_sign() -> None:
+    """The library's object would sign after the end without complaint."""
+    ending = bytes(Tsk.generate("xmpp:juliet@capulet.lit", validity_seconds=1_000))
+    assert not openpgp._is_lasting(ending)
+    assert openpgp._is_lasting(ME.data)
+    (secret,) = openpgp.parse_secret_keys(ending)
+    assert openpgp._signer(secret) is not openpgp._signer(secret)
+    assert openpgp._signer(ME) is openpgp._signer(ME)
+
+
 def test_no_user_id() -> None:
     made = Tsk.generate(validity_seconds=None)
     assert openpgp.parse_certificate(bytes(made.extract_certificate())).why_unusable(NOW) == "no valid user id"

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import pysequoia
 from pysequoia import Sig, SignatureMode, Tsk
+from pysequoia.packet import PacketPile
 
 from tillie.crypto import certificates, pkesk, secretkeys, seipd, selfsign
 from tillie.crypto.certificates import MAX_CERTIFICATE, Certificate, library_form
@@ -259,10 +260,23 @@ def _decryption_keys(data: bytes) -> tuple[KeyParts, ...]:
 def _signer(secret: SecretKey) -> Any:
     if secret.certificate.revoked:
         raise UsageError("Your OpenPGP key is revoked.")
+    return (_kept_signer if _is_lasting(secret.data) else _signer_now)(secret.data)
+
+
+def _signer_now(data: bytes) -> Any:
     try:
-        return _tsk(secret.data).signer()
+        return _tsk(data).signer()
     except RuntimeError:
         raise UsageError("Your OpenPGP key can't sign: it is expired, or has no key for signatures.") from None
+
+
+_kept_signer = lru_cache(_CACHED_KEYS)(_signer_now)
+
+
+@lru_cache(_CACHED_KEYS)
+def _is_lasting(data: bytes) -> bool:
+    """Whether no part of a key ever expires: one that was kept goes on signing after that without complaint."""
+    return all(packet.key_validity_period is None for packet in PacketPile.from_bytes(data))
 
 
 # -- to seal and to sign ----------------------------------------------------------------------------------------------
