@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.pubsub import BLOG, JULIET, NOW, NURSE, ROMEO, SHELF, TYBALT, Records, own_node, say
+from support.pubsub import BLOG, JULIET, NOW, NURSE, ROMEO, SHELF, TYBALT, Records, own_node, say, shared
 from tillie.errors import TooLarge, UsageError
 from tillie.model import Address
 from tillie.pubsub import members, secrets
@@ -142,6 +142,73 @@ def test_members_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     members.add(s, BLOG, NURSE, Role.PUBLISHER, NOW)
     with pytest.raises(TooLarge):
         members.add(s, BLOG, TYBALT, Role.READER, NOW)
+
+
+# -- another device of the owner ------------------------------------------------------------------------------------
+
+
+def another_device(s: Records) -> Records:
+    """A second device of Juliet's, with a backup of the first."""
+    return Records(dict(secrets.copied(s)))
+
+
+def send_copies(s: Records, tablet: Records) -> None:
+    """Send what is due; the other device gets a copy of every message."""
+    for errand in members.due(s, BLOG, JULIET):
+        members.sent(s, BLOG, errand, NOW)
+        say(tablet, JULIET, JULIET, errand.element, to=errand.to)
+
+
+def shared_node(*people: Address) -> tuple[Records, Records]:
+    s = Records()
+    own_node(s)
+    for person in people:
+        members.add(s, BLOG, person, Role.PUBLISHER, NOW)
+    send_all(s)
+    return s, another_device(s)
+
+
+def test_two_devices_send_nothing_twice_and_revoke_what_either_sent() -> None:
+    s, tablet = shared_node(ROMEO)
+    assert members.due(tablet, BLOG, JULIET) == ()
+    second = secrets.rotate(s, BLOG, JULIET, NOW + 10)
+    send_copies(s, tablet)
+    assert members.due(tablet, BLOG, JULIET) == ()
+    third = secrets.rotate(tablet, BLOG, JULIET, NOW + 20)
+    assert [(e.to, e.secret, e.revokes) for e in members.due(tablet, BLOG, JULIET)] == [
+        (ROMEO, second.id, True), (ROMEO, third.id, False),
+    ]  # fmt: skip
+
+
+def test_whom_one_device_removed_gets_nothing_from_the_other() -> None:
+    s, tablet = shared_node(ROMEO, NURSE)
+    members.remove(s, BLOG, NURSE, NOW + 10)
+    secrets.rotate(s, BLOG, JULIET, NOW + 10)
+    send_copies(s, tablet)
+    assert members.uncertain(tablet, BLOG, JULIET) == (NURSE,)
+    assert members.due(tablet, BLOG, JULIET) == ()
+    fresh = secrets.rotate(tablet, BLOG, JULIET, NOW + 20)
+    assert [e.to for e in members.due(tablet, BLOG, JULIET) if e.secret == fresh.id] == [ROMEO]
+    members.add(tablet, BLOG, NURSE, Role.READER, NOW + 30)  # a person decides
+    assert members.uncertain(tablet, BLOG, JULIET) == ()
+    assert NURSE in [e.to for e in members.due(tablet, BLOG, JULIET) if e.secret == fresh.id]
+
+
+def test_whom_one_device_told_of_a_revocation_is_not_told_again() -> None:
+    s, tablet = shared_node(ROMEO)
+    (secret,) = secrets.secrets(s, BLOG)
+    secrets.revoke(s, BLOG, JULIET, secret.id, NOW + 1)
+    send_copies(s, tablet)
+    assert members.due(tablet, BLOG, JULIET) == ()
+    say(tablet, JULIET, JULIET, secrets.shared_element(BLOG, secret), to=ROMEO)  # an old copy, late
+    assert members.due(tablet, BLOG, JULIET) == ()
+
+
+def test_only_our_own_copies_say_who_was_told() -> None:
+    s = Records()
+    say(s, ROMEO, JULIET, shared(), to=NURSE)
+    say(s, ROMEO, TYBALT, shared("two"), to=NURSE)
+    assert members.shared_with(s, BLOG, "one") == members.shared_with(s, BLOG, "two") == ()
 
 
 _steps = st.lists(

@@ -56,12 +56,13 @@ def say(
     trust: Trust = Trust.TRUSTED,
     key: bytes = b"",
     scheme: str = "openpgp",
+    to: Address | None = None,
 ) -> Heard:
-    """`sender` says these elements to `account` in a message that was opened."""
+    """`sender` says these elements to `account` in a message that was opened (`to` somebody else: a copy of it)."""
     device = Device(sender, 1, key or key_of(sender))
     envelope = Envelope(Content(b"".join(elements)), sender=sender, time=now)
     opened = Opened(Kind.OPENED, scheme, device, trust, envelope, now)
-    return hearing.heard(s, account, opened, Stanza("message", Address(f"{sender}/x"), account), now)
+    return hearing.heard(s, account, opened, Stanza("message", Address(f"{sender}/x"), to or account), now)
 
 
 def shared(

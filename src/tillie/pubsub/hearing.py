@@ -16,7 +16,7 @@ import msgspec
 
 from tillie.errors import Malformed, NotTrusted, UsageError
 from tillie.model import Address, Content, Device, Done, Effect, Key, Kind, Notice, Opened, Stanza, State, Time
-from tillie.pubsub import records, secrets, statements
+from tillie.pubsub import members, records, secrets, statements
 from tillie.pubsub.items import Node
 from tillie.pubsub.secrets import shown
 from tillie.pubsub.statements import Reason, Revoked, Shared, Statement
@@ -114,6 +114,10 @@ def heard(s: State, account: Address, opened: Opened, around: Stanza, now: Time)
             notes.append(f"Ignored what was said of a node: {error.detail}")
             continue
         text, told = _hear(s, account, opened.device, opened.trust.allows_sending, statement, now)
+        if not told and opened.device.address == account != around.to.bare:
+            # Another device of ours told somebody: what she has must be revoked when it is, and not be sent again.
+            revoked = isinstance(statement, Revoked) or statement.revoked
+            members.mark(s, statement.node, around.to.bare, statement.id, revoked, now)
         notes.append(text)
         if told:
             effects.append(Notice(opened.device.address, text))
@@ -188,7 +192,7 @@ def _believe_new(
             revoked, reasons = True, early.reasons
     secret = secrets.Secret(
         statement.id, statement.value, statement.at, min(statement.at, now), sender, statement.type,
-        revoked=revoked, reasons=reasons,
+        revoked=revoked, reasons=reasons, heard=now,
     )  # fmt: skip
     secrets.keep(s, node, secret)
     first = secrets.newest(s, node) if found.newest else None

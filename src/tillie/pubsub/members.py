@@ -53,9 +53,12 @@ class Errand(NamedTuple):
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True):
+    """`given` is when access was last given on this device."""
+
     role: Role
     since: Time
     removed: Time | None = None
+    given: Time = 0.0
 
 
 class _Sent(msgspec.Struct, frozen=True, array_like=True):
@@ -80,11 +83,9 @@ def find(s: State, node: Node, address: Address) -> Member | None:
 
 def members(s: State, node: Node) -> tuple[Member, ...]:
     """All who have access to a node or had it, by address."""
-    found = []
-    for key, data in s.scan(records.below("member", node)):
-        record = _record(data)
-        found.append(Member(Address(records.parts_of(key)[1][0]), record.role, record.since, record.removed))
-    return tuple(found)
+    return tuple(
+        Member(address, record.role, record.since, record.removed) for address, record in _all_records(s, node)
+    )
 
 
 def add(s: State, node: Node, address: Address, role: Role, now: Time) -> Member:
@@ -93,7 +94,7 @@ def add(s: State, node: Node, address: Address, role: Role, now: Time) -> Member
     if before is None and sum(1 for _ in s.scan(records.below("member", node))) >= MAX_MEMBERS:
         raise TooLarge(f"A node has at most {MAX_MEMBERS} members.")
     since = before.since if before and before.removed is None else now
-    _write(s, node, Member(address.bare, role, since))
+    s.put(records.key("member", node, address.bare), records.encode(_Record(role, since, None, now)))
     return Member(address.bare, role, since)
 
 
@@ -103,9 +104,8 @@ def remove(s: State, node: Node, address: Address, now: Time) -> Member:
     before = find(s, node, address.bare)
     if before is None or before.removed is not None:
         raise UsageError(f"{address.bare} has no access to this node.")
-    removed = before._replace(removed=now)
-    _write(s, node, removed)
-    return removed
+    s.put(records.key("member", node, address.bare), records.encode(_Record(before.role, before.since, now)))
+    return before._replace(removed=now)
 
 
 def due(s: State, node: Node, account: Address) -> tuple[Errand, ...]:
@@ -115,7 +115,7 @@ def due(s: State, node: Node, account: Address) -> tuple[Errand, ...]:
     XEP-0473: "When access to the shared secret is granted to a new entity, all previously used keys SHOULD be
     transmitted (with their 'revoked' attribute set to "true") along with the currently used shared secret." Who was
     removed is told of revocations of what she has, and nothing else. Nothing is due for a node whose secrets come from
-    somebody else: ours would count for nobody.
+    somebody else: ours would count for nobody. Nor is a secret for those who are `uncertain`.
     """
     if secrets.known(s, node).authority != account:
         return ()
@@ -123,6 +123,7 @@ def due(s: State, node: Node, account: Address) -> tuple[Errand, ...]:
     newest = secrets.newest(s, node)
     sealing = newest.id if newest else ""
     sent = _all_sent(s, node)
+    doubtful = set(uncertain(s, node, account))
     revocations: list[Errand] = []
     current: list[Errand] = []
     older: list[Errand] = []
@@ -132,9 +133,27 @@ def due(s: State, node: Node, account: Address) -> tuple[Errand, ...]:
             if secret.id in had:
                 if secret.revoked and not had[secret.id].revoked:
                     revocations.append(_revocation(node, member.address, secret))
-            elif member.removed is None:
+            elif member.removed is None and member.address not in doubtful:
                 (current if secret.id == sealing else older).append(_share(node, member.address, secret, sealing))
     return (*revocations, *current, *older)
+
+
+def uncertain(s: State, node: Node, account: Address) -> tuple[Address, ...]:
+    """Members whom another device of ours may have removed: it has made a secret since they were given access here,
+    and was not seen to send it to them. They are sent none until they are given access again."""
+    ours = [secret for secret in secrets.secrets(s, node) if secret.sender == account and not secret.made_here]
+    if not ours:
+        return ()
+    last = max(ours, key=secrets.age)
+    had = _all_sent(s, node)
+    return tuple(
+        address
+        for address, record in _all_records(s, node)
+        if record.removed is None
+        and address != account
+        and record.given <= last.heard
+        and last.id not in had.get(address, {})
+    )
 
 
 def is_due(s: State, node: Node, errand: Errand) -> bool:
@@ -151,7 +170,14 @@ def is_due(s: State, node: Node, errand: Errand) -> bool:
 
 def sent(s: State, node: Node, errand: Errand, now: Time) -> None:
     """The message with this element is in the outbox, or need not be sent; in the transaction that made it so."""
-    s.put(records.key("sent", node, errand.to, errand.secret), records.encode(_Sent(now, errand.revoked)))
+    mark(s, node, errand.to, errand.secret, errand.revoked, now)
+
+
+def mark(s: State, node: Node, to: Address, secret_id: str, revoked: bool, now: Time) -> None:
+    """Somebody was sent a secret, or its revocation. What she knows to be revoked stays so."""
+    place = records.key("sent", node, to, secret_id)
+    data = s.get(place)
+    s.put(place, records.encode(_Sent(now, revoked or (data is not None and _sent(data).revoked))))
 
 
 def shared_with(s: State, node: Node, secret_id: str) -> tuple[Address, ...]:
@@ -178,14 +204,14 @@ def _revocation(node: Node, to: Address, secret: Secret) -> Errand:
     return Errand(to, secret.id, True, True, secrets.revoke_element(node, secret.id, secret.reasons))
 
 
+def _all_records(s: State, node: Node) -> list[tuple[Address, _Record]]:
+    found = s.scan(records.below("member", node))
+    return [(Address(records.parts_of(key)[1][0]), _record(data)) for key, data in found]
+
+
 def _all_sent(s: State, node: Node) -> dict[Address, dict[str, _Sent]]:
     found: dict[Address, dict[str, _Sent]] = {}
     for key, data in s.scan(records.below("sent", node)):
         address, secret_id = records.parts_of(key)[1]
         found.setdefault(Address(address), {})[secret_id] = _sent(data)
     return found
-
-
-def _write(s: State, node: Node, member: Member) -> None:
-    record = _Record(member.role, member.since, member.removed)
-    s.put(records.key("member", node, member.address), records.encode(record))

@@ -34,7 +34,7 @@ COPIED = ("node", "secret", "revocation", "pending", "from", "member", "sent")
 class Secret(msgspec.Struct, frozen=True, array_like=True):
     """One shared secret. `at` is when it was made, by its maker's word, `since` no later than when we heard of it:
     a wrong clock must not make a secret the newest for ever. `revoked_at` is when we learned of the revocation, 0 if
-    it came revoked."""
+    it came revoked, `heard` when it came here or was made."""
 
     id: str
     value: str
@@ -46,6 +46,7 @@ class Secret(msgspec.Struct, frozen=True, array_like=True):
     revoked: bool = False
     revoked_at: Time = 0.0
     reasons: tuple[Reason, ...] = ()
+    heard: Time = 0.0
 
     def __repr__(self) -> str:
         return f"Secret({self.id!r}, at={self.at}, sender={self.sender!r}, revoked={self.revoked})"
@@ -126,7 +127,7 @@ def make(s: State, node: Node, account: Address, now: Time, *, type: str = "") -
         # Others choose the newest by its time, and their clock may have been ahead. Libervia reads whole seconds.
         at = max(at, min(float(int(last)) + 1, LATEST - 1))
     id, value = (urlsafe_b64encode(random_bytes(n)).rstrip(b"=").decode() for n in (ID_BYTES, SECRET_BYTES))
-    secret = Secret(id, value, at, at, account, type or before.type, made_here=True)
+    secret = Secret(id, value, at, at, account, type or before.type, made_here=True, heard=now)
     keep(s, node, secret)
     write(s, node, msgspec.structs.replace(
         before, authority=account, newest=id, secrets=before.secrets + 1, type=secret.type,
