@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tillie.model import Address, Done
+from tillie.model import Address
 from tillie.networks.local import LocalConnection, LocalServer
 from tillie.nodes import Nodes
 from tillie.pubsub.items import Node, Reading
@@ -19,6 +19,7 @@ TYBALT = Address("tybalt@capulet.test")
 PUBSUB = Address("pubsub.capulet.test")
 BLOG = Node(JULIET, "0a1b2c")
 START = 1_790_000_000.0
+MANY = 1_000_000  # turns of the loop: some seconds
 
 
 class Clock:
@@ -132,5 +133,10 @@ def _text(reading: Reading) -> str:
     return reading.payload.decode().partition("<title>")[2].partition("<")[0]
 
 
-async def nothing() -> Done[None]:
-    return Done(None)
+async def until(condition: Callable[[], object]) -> None:
+    """Give way to everything else until something holds."""
+    for _ in range(MANY):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came to hold")
