@@ -221,9 +221,7 @@ def forget(s: State, node: Node, item_id: str) -> int:
 
 def _keep(s: State, node: Node, item_id: str, version: str, kept: _Kept) -> None:
     s.put(records.key("targeted", node, item_id, version), records.encode(kept))
-    where = _where(node, version)
-    if s.get(where) is None:
-        s.put(where, records.encode((node.name, item_id)))
+    s.put(_where(node, version), records.encode((node.name, item_id)))
 
 
 def _where(node: Node, version: str) -> Key:
