@@ -144,7 +144,7 @@ def check_outgoing(content: Content) -> None:
 
 def has_body(content: Content) -> bool:
     """Whether a person would see something of it in a client that can open it."""
-    return b"<body" in content.xml and any(_local(child.tag) == "body" for child in parse_own(content))
+    return b"body" in content.xml and any(_local(child.tag) == "body" for child in parse_own(content))
 
 
 def holds_sealed(content: Content) -> bool:

@@ -84,7 +84,7 @@ def one_from_bytes(data: bytes) -> ET.Element:
 
 def children(element: ET.Element) -> bytes:
     """All child elements, serialised one after the other."""
-    return b"".join(map(to_bytes, element))
+    return b"".join(map(as_delivered, element))
 
 
 def only(parent: ET.Element, tag: str) -> ET.Element | None:
