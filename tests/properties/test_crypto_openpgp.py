@@ -7,12 +7,13 @@ from random import Random
 
 import pysequoia
 import pytest
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pysequoia import Tsk
 
 from support import fuzz
-from tillie.crypto import certificates, openpgp, packets, pkesk, seipd
+from tillie.crypto import certificates, openpgp, packets, pkesk, secretkeys, seipd, selfsign
 from tillie.crypto.openpgp import Certificate, SecretKey
 from tillie.crypto.packets import (
     COMPRESSED,
@@ -115,6 +116,32 @@ def test_keys_of_sequoia(cipher_suite: str) -> None:
         _altered(message, at, [secret], [secret.certificate])
     with pytest.raises(PeerError):
         openpgp.open_signcrypt(message[: -16 - 200], [secret], [secret.certificate])
+
+
+def test_versions_are_not_mixed() -> None:
+    """RFC 9580 section 10.3.2.1: a container with AEAD only behind a session key that was made for one."""
+    *first, container = split(openpgp.crypt(TEXT, [OTHER.certificate]))
+    ((cipher, key),) = pkesk.session_keys([packet.body for packet in first], openpgp._decryption_keys(OTHER.data))
+    assert (cipher, container.body[0]) == (0, 2)
+    assert seipd.literal(seipd.unseal(container, key, 0), max_bytes=len(TEXT)) == TEXT
+    with pytest.raises(Undecryptable):
+        seipd.unseal(container, key, 9)
+    with pytest.raises(Undecryptable):
+        seipd.unseal(split(seipd.seal(key, TEXT))[0], key, 0)
+
+
+def test_checksum_of_a_session_key() -> None:
+    """RFC 4880 section 5.1, with the one algorithm that has no integrity of its own."""
+    made = Tsk.generate("xmpp:tybalt@capulet.lit", cipher_suite=pysequoia.CipherSuite.RSA2k, validity_seconds=None)
+    key = openpgp._decryption_keys(bytes(made))[-1]
+    session = bytes(range(32))
+    for error in (0, 1):
+        framed = b"\x09" + session + (sum(session) + error).to_bytes(2, "big")
+        sealed = pkesk.rsa_key(key).public_key().encrypt(framed, PKCS1v15())
+        number = int.from_bytes(sealed, "big")
+        mpi = number.bit_length().to_bytes(2, "big") + number.to_bytes(number.bit_length() + 7 >> 3, "big")
+        found = list(pkesk.session_keys([b"\x03" + key.key_id + b"\x01" + mpi], [key]))
+        assert found == ([] if error else [(9, session)])
 
 
 def _altered(message: bytes, at: int, secrets: list[SecretKey], senders: list[Certificate]) -> None:
@@ -411,6 +438,8 @@ def test_a_forged_revocation_in_our_name() -> None:
 
 
 def test_revoked() -> None:
+    with pytest.raises(UsageError):
+        openpgp.sign(TEXT, openpgp.revoke(OTHER))
     revoked = openpgp.revoke(ME)
     assert revoked.certificate.why_unusable(NOW) == "revoked"
     assert openpgp.open_signcrypt(MESSAGE, [revoked], [HIM.certificate]).plaintext == TEXT
@@ -448,6 +477,26 @@ def test_only_a_key_that_never_expires_is_kept_ready_to_sign() -> None:
     (secret,) = openpgp.parse_secret_keys(ending)
     assert openpgp._signer(secret) is not openpgp._signer(secret)
     assert openpgp._signer(ME) is openpgp._signer(ME)
+
+
+def test_the_newest_binding_counts_unless_it_is_forged() -> None:
+    primary, subkey = secretkeys.read(ME.data)
+    made = int(CERTIFICATE.created)
+
+    def binding(created: int, seconds: int) -> Packet:
+        about = b"\x02\x1b\x0c" + (b"\x05\x09" + seconds.to_bytes(4, "big") if seconds else b"")
+        return selfsign._signature(primary, selfsign.SUBKEY_BINDING, about, created, subkey.hashed)
+
+    first, second, third = binding(made, 0), binding(made + 10, 500), binding(made + 20, 0)
+    forged = third._replace(body=third.body[:-1] + bytes((third.body[-1] ^ 1,)))
+    for signatures, expires in (
+        ((first,), None),
+        ((first, second), made + 500),
+        ((second, first, forged), made + 500),
+        ((second, first, third), None),
+    ):
+        found = openpgp.parse_certificate(_joined(*PARTS[:4], *signatures))
+        assert [key.expires for key in found.encryption] == [expires]
 
 
 def test_no_user_id() -> None:

@@ -185,10 +185,8 @@ def _primary(data: bytes) -> bytes:
     if found[0].tag != PUBLIC_KEY:
         raise Malformed("it is not an OpenPGP certificate")
     for packet in found[1:]:
-        if packet.tag == PUBLIC_KEY:
-            raise Malformed("there is more than one OpenPGP certificate")
         if packet.tag not in (PUBLIC_SUBKEY, SIGNATURE, USER_ID) and packet.tag not in _LEFT_OUT:
-            raise Malformed("there is something else in an OpenPGP certificate")
+            raise Malformed("it is not one OpenPGP certificate and nothing else")
     if any(packet.body[:1] != b"\x04" for packet in found if packet.tag in (PUBLIC_KEY, PUBLIC_SUBKEY)):
         raise BadKey("it is not an OpenPGP key of version 4")
     tags = [packet.tag for packet in found]

@@ -107,7 +107,7 @@ def _unseal_aead(body: bytes, key: bytes) -> bytes:
 
 
 def inflate(inner: bytes, *, max_bytes: int) -> bytes:
-    """The packets without their compression (RFC 4880 section 5.6), of which there may be one layer.
+    """The packets without their compression (RFC 4880 section 5.6), of which one layer is taken off.
 
     `max_bytes` is for the text in them. Never makes more than that and `OVERHEAD`: what expands further is Malformed.
     """
@@ -119,10 +119,7 @@ def inflate(inner: bytes, *, max_bytes: int) -> bytes:
     found = split(inner)
     if len(found) != 1 or not found[0].body:
         raise Malformed("there is something beside a compressed OpenPGP packet")
-    plain = _expand(found[0].body[0], found[0].body[1:], max_bytes)
-    if _compressed(plain):
-        raise Malformed("an OpenPGP message is compressed twice")
-    return plain
+    return _expand(found[0].body[0], found[0].body[1:], max_bytes)
 
 
 def _compressed(data: bytes) -> bool:
