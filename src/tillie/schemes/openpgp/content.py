@@ -13,6 +13,7 @@ The children may come in any order. Others are ignored and reported.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from tillie.envelope import codec, policy, profile
 from tillie.errors import InvalidAddress, Malformed, Refused, TooLarge
 from tillie.model import Address, Content, Envelope, Stanza, Time
 from tillie.schemes import Unwrapped
-from tillie.wire import address, xml
+from tillie.wire import address, flat, xml
 from tillie.wire.time import format_datetime, parse_datetime
 
 MIN_CONTENT_BYTES = codec.MIN_ENVELOPE_BYTES  # XEP-0373 names no sizes for its padding: those of XEP-0420 are used
@@ -33,6 +34,12 @@ MAX_RECIPIENTS = 1_024
 
 _NS = f"{{{NAMESPACE}}}"
 _TO, _TIME, _RPAD, _PAYLOAD = (_NS + name for name in ("to", "time", "rpad", "payload"))
+# What `encode` writes around the payload.
+_HEAD = re.compile(
+    f"<(signcrypt|sign|crypt) xmlns='{NAMESPACE}'>((?:<to jid='{flat.VALUE}'/>)*+)<time stamp='({flat.VALUE})'/>"
+    "(<rpad>[A-Za-z0-9+/]*+</rpad>)?+<payload>"
+)
+_PLAIN_TO = re.compile(f"<to jid='({flat.VALUE})'/>")
 _CLIENT, _SERVER = "{jabber:client}", "{jabber:server}"
 _AS_CLIENT: Any = {None: "jabber:client"}  # the stubs of lxml know no default namespace here
 _HINT = "(urn:xmpp:hints)"
@@ -91,6 +98,8 @@ def encode(
 
 def decode(data: bytes, *, max_bytes: int = MAX_CONTENT_BYTES) -> Decoded:
     """A content element in opened bytes, as the table of XEP-0373 wants it. Raises `Malformed`."""
+    if len(data) <= min(max_bytes, MAX_CONTENT_BYTES) and (decoded := _decode_flat(data)):
+        return decoded
     root = xml.parse(data, max_bytes=max_bytes)
     form = _FORMS.get(root.tag)
     if form is None:
@@ -120,6 +129,30 @@ def decode(data: bytes, *, max_bytes: int = MAX_CONTENT_BYTES) -> Decoded:
         discarded,
         tuple(unknown),
     )
+
+
+def _decode_flat(data: bytes) -> Decoded | None:
+    """What `decode` makes of an element as `encode` writes it, if its content is flat and nothing is discarded."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return None
+    head = _HEAD.match(text)
+    if head is None:
+        return None
+    tags, end = flat.read(text, head.end())
+    form = Form(head[1])
+    if text[end:] != f"</payload></{head[1]}>" or not all(map(_is_plain, tags)):
+        return None
+    to = _PLAIN_TO.findall(head[2])
+    if len(to) > MAX_RECIPIENTS or (form is not Form.CRYPT and not to):
+        return None
+    inside = Content(text[head.end() : end].encode())
+    return Decoded(form, tuple(map(_address, to)), parse_datetime(head[3]), inside, head[4] is not None)
+
+
+def _is_plain(tag: str) -> bool:
+    return policy.may_be_inside(tag) and not tag.startswith(_SERVER)
 
 
 def verify(decoded: Decoded, around: Stanza, account: Address, now: Time) -> Unwrapped:

@@ -15,6 +15,7 @@ from tillie.schemes.openpgp.records import Own
 
 MAX_OWN = 16  # key pairs of one account
 
+_ACTIVE, _OWN = records.key("active"), records.key("own")
 GENERATE = "'tillie keys generate --scheme openpgp' makes one."
 
 
@@ -59,9 +60,13 @@ def shown(fingerprint: bytes) -> str:
 
 def held(s: State) -> tuple[Held, ...]:
     """All our key pairs: the active one first, then the newest, revoked ones last."""
-    data = s.get(records.key("active"))
-    active = records.decode_bytes(data, "active key") if data is not None else b""
-    found = [_held(data) for _, data in s.scan(records.key("own"))]
+    return _in_order(s.get(_ACTIVE), tuple(data for _, data in s.scan(_OWN)))
+
+
+@lru_cache(8)
+def _in_order(marked: bytes | None, rows: tuple[bytes, ...]) -> tuple[Held, ...]:
+    active = records.decode_bytes(marked, "active key") if marked is not None else b""
+    found = [_held(row) for row in rows]
     found.sort(key=lambda each: (each.certificate.revoked, each.certificate.fingerprint != active, -each.own.added))
     return tuple(found)
 
@@ -110,7 +115,7 @@ def add(s: State, key: SecretKey, account: Address, now: Time) -> Held:
     known = load(s, fingerprint)
     if known is not None and known.certificate.revoked:
         return known
-    if known is None and sum(1 for _ in s.scan(records.key("own"))) >= MAX_OWN:
+    if known is None and sum(1 for _ in s.scan(_OWN)) >= MAX_OWN:
         raise UsageError(f"An account has at most {MAX_OWN} OpenPGP keys.")
     if not key.certificate.names(account) and not key.certificate.revoked:
         key = openpgp.add_user_id(key, user_id(account))
@@ -118,7 +123,7 @@ def add(s: State, key: SecretKey, account: Address, now: Time) -> Held:
     own = Own(usable, known.own.added if known else now, 0.0, b"")
     save(s, key, own)
     if usable:
-        s.put(records.key("active"), records.encode_bytes(fingerprint))
+        s.put(_ACTIVE, records.encode_bytes(fingerprint))
         s.put(records.of_own("unwanted", fingerprint), None)
     return Held(key, own)
 
@@ -149,7 +154,7 @@ def activate(s: State, fingerprint: bytes, now: Time) -> Held:
     why = known.certificate.why_unusable(now)
     if why:
         raise UsageError(f"The key {shown(fingerprint)} can't be used: {why}.")
-    s.put(records.key("active"), records.encode_bytes(fingerprint))
+    s.put(_ACTIVE, records.encode_bytes(fingerprint))
     return known
 
 

@@ -127,6 +127,7 @@ def encode_known(known: Known) -> bytes:
     return _KNOWN.pack(VERSION, known.at, known.date, len(error)) + error + known.data
 
 
+@lru_cache(_CACHED_LISTS)
 def decode_known(data: bytes) -> Known:
     _check_version(data, "certificate")
     _, at, date, length = _KNOWN.unpack_from(data)
