@@ -248,6 +248,9 @@ def test_whatever_happens_in_between_everybody_ends_with_what_she_should_have(st
             secrets.make(s, BLOG, JULIET, now)
         elif isinstance(whom, int):
             note(send_all(s, theirs, only=whom))
+    due = members.due(s, BLOG, JULIET)
+    for person in PEOPLE:
+        assert members.due(s, BLOG, JULIET, only=person) == tuple(errand for errand in due if errand.to == person)
     note(send_all(s, theirs))
     assert members.due(s, BLOG, JULIET) == ()
     assert set(count.values()) <= {1}  # nothing was ever sent twice

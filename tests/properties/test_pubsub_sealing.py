@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
+import zlib
 
 import pytest
 from hypothesis import example, given
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from support.pubsub import BLOG, ENTRY, JULIET, NOW, ROMEO, VALUE, Records, opened, own_node, say, shared
-from tillie.crypto import password
+from tillie.crypto import packets, password, seipd
 from tillie.errors import Malformed, TooLarge, UsageError
 from tillie.model import Address, Content, Key
 from tillie.pubsub import records, sealing, secrets, statements
@@ -187,6 +189,25 @@ def test_what_opens_to_something_else_than_one_element(plaintext: bytes) -> None
     reading = opened(s, BLOG, under_secret(plaintext))
     assert (reading.kind, reading.payload) == (ItemKind.MALFORMED, None)
     assert s == _S
+
+
+def test_a_compression_bomb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few kilobytes that unfold to 64 MB, from somebody who has the secret."""
+    pack = zlib.compressobj(9, zlib.DEFLATED, -15)
+    literal = packets.header(packets.LITERAL, (64 << 20) + 6) + b"b\0\0\0\0\0"
+    folded = pack.compress(literal) + b"".join(pack.compress(bytes(1 << 20)) for _ in range(64)) + pack.flush()
+    inner = packets.encode(packets.Packet(packets.COMPRESSED, b"\x01" + folded))
+    monkeypatch.setattr(seipd, "encode_literal", lambda _: inner)
+    item = under_secret(b"")
+    assert len(item.payload) < 200_000
+    tracemalloc.start()
+    try:
+        reading = opened(Records(_S), BLOG, item)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (reading.kind, reading.payload) == (ItemKind.MALFORMED, None)
+    assert peak < 8 << 20
 
 
 def test_white_space_around_what_was_sealed_is_left_out() -> None:

@@ -91,8 +91,11 @@ def members(s: State, node: Node) -> tuple[Member, ...]:
 def add(s: State, node: Node, address: Address, role: Role, now: Time) -> Member:
     """Give access, also again to who was removed, or change a role. The messages that this entails are `due`."""
     before = find(s, node, address.bare)
-    if before is None and sum(1 for _ in s.scan(records.below("member", node))) >= MAX_MEMBERS:
-        raise TooLarge(f"A node has at most {MAX_MEMBERS} members.")
+    if before is None:
+        known = secrets.known(s, node)
+        if known.members >= MAX_MEMBERS:
+            raise TooLarge(f"A node has at most {MAX_MEMBERS} members.")
+        secrets.write(s, node, msgspec.structs.replace(known, members=known.members + 1))
     since = before.since if before and before.removed is None else now
     s.put(records.key("member", node, address.bare), records.encode(_Record(role, since, None, now)))
     return Member(address.bare, role, since)
@@ -108,9 +111,9 @@ def remove(s: State, node: Node, address: Address, now: Time) -> Member:
     return before._replace(removed=now)
 
 
-def due(s: State, node: Node, account: Address) -> tuple[Errand, ...]:
-    """What must still be sent so that every member has what she should, in the order in which to send it: first the
-    revocations, then the newest secret to everybody, then the older ones.
+def due(s: State, node: Node, account: Address, *, only: Address | None = None) -> tuple[Errand, ...]:
+    """What must still be sent so that every member, or only one, has what she should, in the order in which to send it:
+    first the revocations, then the newest secret to everybody, then the older ones.
 
     XEP-0473: "When access to the shared secret is granted to a new entity, all previously used keys SHOULD be
     transmitted (with their 'revoked' attribute set to "true") along with the currently used shared secret." Who was
@@ -122,33 +125,33 @@ def due(s: State, node: Node, account: Address) -> tuple[Errand, ...]:
     ours = [secret for secret in secrets.secrets(s, node) if secret.sender == account]
     newest = secrets.newest(s, node)
     sealing = newest.id if newest else ""
-    sent = _all_sent(s, node)
-    doubtful = set(uncertain(s, node, account))
+    sent = _all_sent(s, node, only)
+    doubtful = set(uncertain(s, node, account, only=only))
     revocations: list[Errand] = []
     current: list[Errand] = []
     older: list[Errand] = []
-    for member in members(s, node):
-        had = sent.get(member.address, {})
+    for address, record in _all_records(s, node, only):
+        had = sent.get(address, {})
         for secret in ours:
             if secret.id in had:
                 if secret.revoked and not had[secret.id].revoked:
-                    revocations.append(_revocation(node, member.address, secret))
-            elif member.removed is None and member.address not in doubtful:
-                (current if secret.id == sealing else older).append(_share(node, member.address, secret, sealing))
+                    revocations.append(_revocation(node, address, secret))
+            elif record.removed is None and address not in doubtful:
+                (current if secret.id == sealing else older).append(_share(node, address, secret, sealing))
     return (*revocations, *current, *older)
 
 
-def uncertain(s: State, node: Node, account: Address) -> tuple[Address, ...]:
+def uncertain(s: State, node: Node, account: Address, *, only: Address | None = None) -> tuple[Address, ...]:
     """Members whom another device of ours may have removed: it has made a secret since they were given access here,
     and was not seen to send it to them. They are sent none until they are given access again."""
     ours = [secret for secret in secrets.secrets(s, node) if secret.sender == account and not secret.made_here]
     if not ours:
         return ()
     last = max(ours, key=secrets.age)
-    had = _all_sent(s, node)
+    had = _all_sent(s, node, only)
     return tuple(
         address
-        for address, record in _all_records(s, node)
+        for address, record in _all_records(s, node, only)
         if record.removed is None
         and address != account
         and record.given <= last.heard
@@ -204,14 +207,17 @@ def _revocation(node: Node, to: Address, secret: Secret) -> Errand:
     return Errand(to, secret.id, True, True, secrets.revoke_element(node, secret.id, secret.reasons))
 
 
-def _all_records(s: State, node: Node) -> list[tuple[Address, _Record]]:
+def _all_records(s: State, node: Node, only: Address | None = None) -> list[tuple[Address, _Record]]:
+    if only is not None:
+        data = s.get(records.key("member", node, only))
+        return [] if data is None else [(only, _record(data))]
     found = s.scan(records.below("member", node))
     return [(Address(records.parts_of(key)[1][0]), _record(data)) for key, data in found]
 
 
-def _all_sent(s: State, node: Node) -> dict[Address, dict[str, _Sent]]:
+def _all_sent(s: State, node: Node, only: Address | None = None) -> dict[Address, dict[str, _Sent]]:
     found: dict[Address, dict[str, _Sent]] = {}
-    for key, data in s.scan(records.below("sent", node)):
+    for key, data in s.scan(records.below("sent", node, *(() if only is None else (only,)))):
         address, secret_id = records.parts_of(key)[1]
         found.setdefault(Address(address), {})[secret_id] = _sent(data)
     return found

@@ -11,7 +11,9 @@ member      <node>/<address>        who has access, as what; who was removed whe
 sent        <node>/<address>/<id>   that this secret, or its revocation, was sent to her
 item        <node>/<item>           the newest sealed version of an item that was seen, and the older ones
 seen        <node>/<version>        under which id a sealed version was first seen
-kept        <node>/<version>        what opened slowly, or opens once
+kept        <node>/<version>        what opened slowly
+signed, statement, statements       signatures that were seen: see `signed`
+targeted, target-at                 items for a few people, which open only once: see `targeted`
 
 <node> is service and name of the node. Every part is quoted, so that no name can be taken for another.
 """

@@ -61,6 +61,7 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
     secrets: int = 0
     revocations: int = 0
     type: str = ""
+    members: int = 0
 
 
 _secret = records.decoder(Secret, "shared secret")
