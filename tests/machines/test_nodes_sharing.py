@@ -114,7 +114,7 @@ def test_what_an_interruption_left_due_is_sent_once() -> None:
         async def stops(step):  # type: ignore[no-untyped-def]
             nonlocal calls
             calls += 1
-            if calls == 4:  # what is known, the new secret, what is due, the first member; then no more
+            if calls == 5:  # what is known, what was seen, the new secret, what is due, the first member; then no more
                 raise stopped
             return await drive(step)
 

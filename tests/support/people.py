@@ -23,12 +23,13 @@ MANY = 1_000_000  # turns of the loop: some seconds
 
 
 class Clock:
-    """A clock that a test moves."""
+    """A clock that a test moves, and that moves a little whenever somebody looks."""
 
     def __init__(self) -> None:
         self.now = START
 
     def __call__(self) -> float:
+        self.now += 0.001
         return self.now
 
 

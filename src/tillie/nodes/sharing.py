@@ -2,13 +2,14 @@
 
 **Order.** To give access: first it is made sure that she can be written to at all, then the service lets her in, then
 she becomes a member in our records, and everything she should have is sent. To take it away: first the locks are
-changed, here, in one transaction that no service can refuse or delay; then everybody is told; then the service is asked
-to keep her out. Each message and the mark that it was sent are one transaction, so whatever is interrupted is finished
-by `resume`, and nothing is sent twice.
+changed, here, in one transaction that no service can refuse, nor delay for more than STOCK_SECONDS; then everybody is
+told; then the service is asked to keep her out. Each message and the mark that it was sent are one transaction, so
+whatever is interrupted is finished by `deliver`, and nothing is sent twice.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
@@ -30,6 +31,7 @@ from tillie.nodes.ground import (
     silent,
     want,
 )
+from tillie.nodes.reading import items
 from tillie.pubsub import hearing, members, secrets
 from tillie.pubsub.items import Node
 from tillie.pubsub.members import Errand, Member, Role
@@ -37,6 +39,8 @@ from tillie.pubsub.statements import Reason
 
 SCHEME = "openpgp"
 AT_ONCE = 16  # messages to one member in one transaction
+STOCK_ITEMS = 1_000  # the newest, that are looked at before locks are changed
+STOCK_SECONDS = 30.0
 MEMBER, PUBLISHER, OWNER, OUTCAST, NONE = "member", "publisher", "owner", "outcast", "none"
 _MAY_READ = frozenset({MEMBER, PUBLISHER, OWNER})
 
@@ -213,9 +217,10 @@ async def remove(g: Ground, node: Node, address: Address, reasons: tuple[Reason,
     listed = await _listed(g, node)
     if listed.get(address) == OWNER:
         raise UsageError(f"{address} owns this node, too: only the service's own tools change that.")
+    problems = await _take_stock(g, node, progress)
     secret, had = await g.step(lambda s: _removed(s, node, address, listed, reasons, g))
     delivered = await deliver(g, node, progress)
-    problems = _problems(delivered) + await _keep_out(g, node, address)
+    problems += _problems(delivered) + await _keep_out(g, node, address)
     return Removed(
         address, secret, delivered, _what_stays(address, had), tuple(problems), await _left_out(g, node, listed)
     )
@@ -236,6 +241,19 @@ def _removed(
         start(s, node, g.account, now)
         return Done((secrets.rotate(s, node, g.account, now, reasons).id, had))
     return Done((start(s, node, g.account, now), had))  # once more: the service may have failed the first time
+
+
+async def _take_stock(g: Ground, node: Node, progress: Progress) -> list[str]:
+    """Look at what is there, so that it is known to have been there before the locks were changed: what is first seen
+    later is shown as late, or rejected. A service that does not answer holds nothing up."""
+    try:
+        async with asyncio.timeout(STOCK_SECONDS):
+            async for _ in items(g, node, (), STOCK_ITEMS, progress):
+                pass
+    except (NetworkError, TimeoutError) as error:
+        why = str(error) or "it took too long"
+        return [f"Items could not be looked at before the locks were changed, and may be shown as later ones: {why}"]
+    return []
 
 
 async def _listed(g: Ground, node: Node) -> dict[Address, str]:
@@ -277,29 +295,31 @@ def _what_stays(address: Address, had: int) -> tuple[str, ...]:
 async def rotate(g: Ground, node: Node, reasons: tuple[Reason, ...], progress: Progress) -> Rotated:
     """Revoke all secrets of a node, make a new one, and send it to all members."""
     await require_authority(g, node)
+    problems = await _take_stock(g, node, progress)
 
     def step(s: State) -> Done[str]:
         start(s, node, g.account, g.now())
         return Done(secrets.rotate(s, node, g.account, g.now(), reasons).id)
 
-    return await _changed(g, node, await g.step(step), progress)
+    return await _changed(g, node, await g.step(step), problems, progress)
 
 
 async def revoke(g: Ground, node: Node, secret_id: str, reasons: tuple[Reason, ...], progress: Progress) -> Rotated:
     """Revoke one secret of a node; if none is left that seals, make a new one."""
     await require_authority(g, node)
+    problems = await _take_stock(g, node, progress)
 
     def step(s: State) -> Done[str]:
         secrets.revoke(s, node, g.account, secret_id, g.now(), reasons)
         return Done(start(s, node, g.account, g.now()))
 
-    return await _changed(g, node, await g.step(step), progress)
+    return await _changed(g, node, await g.step(step), problems, progress)
 
 
-async def _changed(g: Ground, node: Node, secret: str, progress: Progress) -> Rotated:
+async def _changed(g: Ground, node: Node, secret: str, problems: list[str], progress: Progress) -> Rotated:
     delivered = await deliver(g, node, progress)
     left_out = await _left_out(g, node, await _listed(g, node))
-    return Rotated(secret, delivered, left_out, tuple(_problems(delivered)))
+    return Rotated(secret, delivered, left_out, (*problems, *_problems(delivered)))
 
 
 async def _left_out(g: Ground, node: Node, listed: dict[Address, str]) -> tuple[Address, ...]:
