@@ -166,10 +166,24 @@ def test_nothing_is_opened_in_errors_and_group_chat(type_: str) -> None:
     assert sealed(inner(f"from='a@b.test' type='{type_}'")) is None
 
 
-def test_two_sealed_elements_are_ambiguous() -> None:
-    found = sealed(inner(body=SEALED + SEALED))
+BOTH_SCHEMES = Reader(OWN, {"{urn:xmpp:omemo:2}encrypted": "omemo", "{urn:xmpp:openpgp:0}openpgp": "openpgp"})
+OX, OX2 = (f"<openpgp xmlns='urn:xmpp:openpgp:0'>{text}</openpgp>" for text in ("QUJD", "REVG"))
+
+
+@pytest.mark.parametrize("body", [SEALED + SEALED, SEALED + OX, OX + SEALED, OX + OX2 + SEALED])
+def test_two_sealed_elements_are_ambiguous(body: str) -> None:
+    found = BOTH_SCHEMES.sealed(element(inner(body=body)))
     assert found is not None
     assert found.ambiguous
+
+
+def test_of_two_openpgp_elements_the_first_is_opened() -> None:
+    found = BOTH_SCHEMES.sealed(element(inner(body=OX + OX2)))
+    assert found is not None
+    assert not found.ambiguous
+    assert (found.arrived.scheme, b"QUJD" in found.arrived.element) == ("openpgp", True)
+    [other] = found.arrived.stanza.siblings
+    assert b"REVG" in other
 
 
 def test_a_sealed_element_deeper_down_is_not_the_message_s() -> None:

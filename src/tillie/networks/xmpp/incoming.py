@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
+from tillie.envelope.policy import OPENPGP_ELEMENT
 from tillie.errors import Malformed
 from tillie.model import NO_PAYLOAD, Address, Arrived, Fetched, Stanza, Time
 from tillie.networks.xmpp.elements import CLIENT, KINDS, address_of, only, to_bytes
@@ -32,7 +33,8 @@ _CLOSED_TYPES = frozenset({"error", "groupchat"})
 class Incoming:
     """One sealed element as it came. `archive_id` is its id in our own archive, if the server told one.
 
-    `ambiguous` says that there was more than one sealed element: then none of them may be opened.
+    `ambiguous` says that there was more than one sealed element: then none of them may be opened. But of several
+    `<openpgp>` the first is: Libervia, in a session of XEP-0374, sends a secret in one and mere hints in a second.
     """
 
     arrived: Arrived
@@ -95,7 +97,8 @@ class Reader:
         around = Stanza(kind, sender, to, type_, stanza_id[:MAX_ID], stamp, siblings, via)
         archive_id = self._archive_id(stanza, forwarded) if kind == "message" else ""
         arrived = Arrived(to_bytes(found[0]), around, self.schemes[found[0].tag])
-        return Incoming(arrived, archive_id, ambiguous=len(found) > 1)
+        ambiguous = len(found) > 1 and any(child.tag != OPENPGP_ELEMENT for child in found)
+        return Incoming(arrived, archive_id, ambiguous)
 
     def _stamp(self, stanza: ET.Element, forwarded: ET.Element | None) -> Time | None:
         """The delay stamp (XEP-0203) of our own server. Others may be forged by the sender, or by a server between."""
