@@ -63,6 +63,7 @@ def test_every_trusted_key_and_our_own_other_devices_read_it() -> None:
         end.run(lambda s, end=end: end.scheme.generate(s, end.now))  # type: ignore[misc]
     assert len(world.announced(BOB)) == len(world.announced(ALICE)) == 2
     world.push(ALICE)
+    alice.trust(ALICE, laptop.key.fingerprint, Trust.VERIFIED)
     report = alice.say(BOB, "to all of you").report
     assert [each.sealed for each in report] == [True, True, True]
     assert kinds(world.settle()) == [Kind.OPENED] * 3
@@ -189,6 +190,22 @@ def test_a_key_that_a_server_adds_reads_nothing_and_stops_nothing() -> None:
     assert {each.device.key: each.sealed for each in report} == {bob.device.key: True, spy.fingerprint: False}
     message = world.take(bob)[-1].message
     assert openpgp.reads(spy).isdisjoint(openpgp.recipients(message))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_key_that_our_own_server_adds_reads_nothing(first: bool) -> None:
+    world, alice, bob = pair()
+    if not first:
+        alice.say(BOB, "one")
+    spy = another(ALICE)
+    world.announce(ALICE, alice.key.certificate, spy.certificate)
+    world.push(ALICE)
+    report = alice.say(BOB, "two").report
+    assert {each.device.key: each.sealed for each in report} == {bob.device.key: True, spy.fingerprint: False}
+    message = world.take(bob)[-1].message
+    assert openpgp.reads(spy).isdisjoint(openpgp.recipients(message))
+    sealed = alice.run(lambda s: alice.scheme.seal_object(s, Policy.BLIND, b"data", [BOB], alice.now))
+    assert openpgp.reads(spy).isdisjoint(openpgp.recipients(sealed.message))
 
 
 def test_the_first_keys_are_trusted_together() -> None:

@@ -385,6 +385,27 @@ def test_what_a_backup_file_of_the_account_holds() -> None:
     assert laptop.run(lambda s: laptop.scheme.prepare(s, laptop.now)) == alice.device
 
 
+def test_a_key_that_was_copied_before_it_was_published_is_published() -> None:
+    world, alice = alone(generate=False)
+    alice.offline = True
+    generated(alice)
+    laptop = PgpEnd(world, ALICE, generate=False)
+    laptop.roll_back(alice.dump())
+    laptop.run(lambda s: laptop.scheme.prepare(s, laptop.now))
+    assert world.announced(ALICE) == [alice.key.fingerprint]
+
+
+def test_an_import_of_a_key_that_was_revoked_meanwhile() -> None:
+    world, alice = alone()
+    revoked = openpgp.revoke(alice.key)
+    alice.run(lambda s: alice.scheme.import_keys(s, revoked.data, "", alice.now))
+    assert alice.key.certificate.revoked
+    assert world.announced(ALICE) == []
+    alice.run(lambda s: alice.scheme.import_keys(s, openpgp.generate("Alice <a@b.c>").data, "", alice.now))
+    assert alice.key.certificate.names(ALICE)
+    assert world.announced(ALICE) == [alice.key.fingerprint]
+
+
 # -- showing --------------------------------------------------------------------------------------------------------
 
 

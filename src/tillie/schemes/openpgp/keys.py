@@ -9,9 +9,10 @@ from typing import NamedTuple
 from tillie.crypto import openpgp
 from tillie.crypto.openpgp import Certificate, SecretKey
 from tillie.errors import PeerError, UsageError
-from tillie.model import Address, Device, State, Time
+from tillie.model import Address, Device, State, Time, Trust
 from tillie.schemes.openpgp import records
 from tillie.schemes.openpgp.records import Own
+from tillie.trust import decisions
 
 MAX_OWN = 16  # key pairs of one account
 
@@ -92,10 +93,17 @@ def active(s: State, now: Time) -> Held | None:
     return next((each for each in held(s) if not each.certificate.why_unusable(now)), None)
 
 
-def require(s: State, now: Time) -> Held:
-    """As `active`. Raises `UsageError` that says what to do."""
+def require(s: State, account: Address, now: Time) -> Held:
+    """As `active`. Raises `UsageError` that says what to do.
+
+    From now on this key is the first of ours: without that, a policy of first use would trust, and seal everything that
+    we ever send for, whichever key our server announces for us beside it.
+    """
     found = active(s, now)
     if found is not None:
+        fingerprint = found.certificate.fingerprint
+        if fingerprint not in decisions.load(s, account):
+            decisions.decide(s, account, fingerprint, Trust.TRUSTED, now)
         return found
     reasons = [f"{shown(each.certificate.fingerprint)} {each.certificate.why_unusable(now)}" for each in held(s)]
     why = f" that can be used ({'; '.join(reasons)})" if reasons else ""

@@ -57,7 +57,7 @@ def seal(
     key of somebody is known here."""
     if len(data) > MAX_OBJECT_BYTES:
         raise TooLarge(f"It has {len(data)} bytes; {MAX_OBJECT_BYTES} is the most that can be sealed.")
-    mine = keys.require(s, now)
+    mine = keys.require(s, account, now)
     held = {each.certificate.fingerprint for each in keys.held(s)}
     recipients = tuple(dict.fromkeys(each.bare for each in to))
     if not recipients:

@@ -100,7 +100,10 @@ class OpenPgp:
         be in a backup, and contacts would seal for two."""
         mine = keys.active(s, now)
         if mine is not None:
-            return Done(self._device(mine.certificate))
+            # A store that was restored may be from before its key was published.
+            unpublished = [each for each in keys.held(s) if each.is_wanted and not each.own.published]
+            effects = tuple(announcing.publish_key(each.certificate.fingerprint) for each in unpublished)
+            return Done(self._device(mine.certificate), effects)
         if not self._generate or keys.held(s):
             return Done(None)
         known = contacts.load(s, self.account)
@@ -165,10 +168,15 @@ class OpenPgp:
         return Done(done.value[0], done.effects)
 
     def _add_all(self, s: State, found: Iterable[SecretKey], now: Time) -> Done[tuple[Device, ...]]:
-        # In reverse, so that the first one is active in the end.
-        added = [keys.add(s, key, self.account, now) for key in reversed(list(found))][::-1]
-        effects = tuple(announcing.publish_key(each.certificate.fingerprint) for each in added if each.is_wanted)
-        return Done(tuple(self._device(each.certificate) for each in added), effects)
+        effects: list[Effect] = []
+        devices: list[Device] = []
+        for key in reversed(list(found)):  # so that the first one is active in the end
+            before = keys.load(s, key.fingerprint)
+            added = keys.add(s, key, self.account, now)
+            if added.is_wanted or (added.certificate.revoked and before is not None and before.is_wanted):
+                effects.append(announcing.publish_key(key.fingerprint))
+            devices.append(self._device(added.certificate))
+        return Done(tuple(reversed(devices)), tuple(effects))
 
     # -- backup -----------------------------------------------------------------------------------------------------
 
@@ -198,7 +206,7 @@ class OpenPgp:
     def devices(self, s: State, to: Address, now: Time) -> tuple[tuple[Device, ...], tuple[DeviceReport, ...]] | Need:
         """Every key that the contact announces, and our own that we don't hold: "all keys MUST be used for encryption"
         (XEP-0374 section "Choosing Public Keys"), if they are usable and, which the pipeline asks, trusted."""
-        keys.require(s, now)
+        keys.require(s, self.account, now)
         held = self._held_prints(s)
         bare = to.bare
         accounts = (self.account,) if bare == self.account else (bare, self.account)
@@ -243,7 +251,7 @@ class OpenPgp:
         reported and costs no other."""
         if len(plaintext) > MAX_PLAINTEXT:
             raise TooLarge(f"The message has {len(plaintext)} bytes; at most {MAX_PLAINTEXT} can be sealed.")
-        mine = keys.require(s, now)
+        mine = keys.require(s, self.account, now)
         report, able = self._recipients(s, to.devices, now)
         try:
             message = openpgp.signcrypt(plaintext, mine.key, [mine.certificate, *able.values()])
@@ -326,7 +334,7 @@ class OpenPgp:
         plaintext = content.encode(form, what, to.recipients, now, random_bytes)
         if form is Form.SIGNCRYPT:
             return self.seal(s, plaintext, to, now)
-        mine = keys.require(s, now)
+        mine = keys.require(s, self.account, now)
         if form is Form.SIGN:
             return Done(Sealed(element.encode(openpgp.sign(plaintext, mine.key)), self.name, ()))
         report, able = self._recipients(s, to.devices, now)
