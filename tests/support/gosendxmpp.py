@@ -55,16 +55,14 @@ class Listener:
 
 
 class GoSendXmpp:
-    """The account `jid` on `server`, in a `with` block. Its secret key rests under `passphrase`."""
+    """The account `jid` on `server`, in a `with` block. Its secret key rests under `passphrase`, or under none."""
 
-    def __init__(
-        self, server: Server, jid: str, password: str = PASSWORD, *, passphrase: str = "only for tests"
-    ) -> None:
+    def __init__(self, server: Server, jid: str, password: str = PASSWORD, *, passphrase: str = "for the key") -> None:
         self.jid = jid
         self.home = Path()
         self._server = server
         self._password = password
-        self.passphrase = "for the key"
+        self.passphrase = passphrase
 
     def __enter__(self) -> GoSendXmpp:
         self.home = Path(tempfile.mkdtemp(prefix="tillie-gosendxmpp-"))
@@ -107,7 +105,9 @@ class GoSendXmpp:
     async def _start(self, *words: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *("go-sendxmpp", "--username", self.jid, "--password", self._password),
-            *("--jserver", f"127.0.0.1:{self._server.port}", "--ox-passphrase", self.passphrase, *words),
+            *("--jserver", f"127.0.0.1:{self._server.port}"),
+            *(("--ox-passphrase", self.passphrase) if self.passphrase else ()),
+            *words,
             env={
                 "PATH": os.environ.get("PATH", os.defpath),
                 "HOME": str(self.home),
