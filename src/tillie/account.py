@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,8 +13,11 @@ from tillie import history
 from tillie.errors import NoProgress, StoreTooNew, UsageError
 from tillie.model import FINGERPRINT_BYTES, Address, Device, Done, Key, Need, State, Time, Trust
 from tillie.pipeline import Policy
+from tillie.pubsub import hearing, members, secrets
 from tillie.pubsub import records as pubsub_records
-from tillie.pubsub import secrets
+from tillie.pubsub.hearing import Pending
+from tillie.pubsub.items import Node
+from tillie.pubsub.secrets import Secret
 from tillie.schemes import Scheme
 from tillie.schemes.omemo import Omemo, contacts, records, sessions
 from tillie.schemes.omemo import own as own_device
@@ -77,6 +80,19 @@ class KnownKey:
     def is_gone(self) -> bool:
         """Whether it was decided on and nobody shows it any more."""
         return not self.listed and not self.device.id
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateNode:
+    """What is known of one node's secrets. `authority` is whose word on them counts ("": nobody's yet), `newest` the id
+    of the one that seals, `sent_to` whom we sent each, by id, `pending` what waits for a decision."""
+
+    node: Node
+    authority: str
+    newest: str
+    secrets: tuple[Secret, ...]
+    sent_to: Mapping[str, tuple[Address, ...]]
+    pending: tuple[Pending, ...]
 
 
 class Account:
@@ -147,6 +163,12 @@ class Account:
         """Put sessions away, so that the next message begins new ones; how many. Also lifts an opt-out."""
         out = self.store.run(lambda s: self.omemo.reset(s, address, device_id, self.clock()))
         return _value(out)
+
+    # -- private nodes --------------------------------------------------------------------------------------------
+
+    def private_nodes(self) -> list[PrivateNode]:
+        """The nodes of which secrets are here, or wait for a decision, by service and name."""
+        return self._run(lambda s: list(known_nodes(s)))
 
     # -- sealed objects, offline ------------------------------------------------------------------------------------
 
@@ -278,6 +300,22 @@ def known_openpgp_keys(s: State, scheme: OpenPgp, policy: Policy, address: Addre
     shown = {row.device.key for row in rows}
     gone = [(key, each.trust) for key, each in decided.items() if key not in shown and len(key) == FINGERPRINT_BYTES]
     return rows + [KnownKey(Device(address, 0, key), trust, True, False, scheme=scheme.name) for key, trust in gone]
+
+
+def known_nodes(s: State) -> Iterable[PrivateNode]:
+    waiting: dict[Node, list[Pending]] = {}
+    for node, each in hearing.pending(s):
+        waiting.setdefault(node, []).append(each)
+    for node in sorted({*secrets.nodes(s), *waiting}):
+        known = secrets.known(s, node)
+        sent: dict[str, list[Address]] = {}
+        for address, ids in sorted(members.held(s, node).items()):
+            for id in ids:
+                sent.setdefault(id, []).append(address)
+        yield PrivateNode(
+            node, known.authority, known.newest, secrets.secrets(s, node),
+            {id: tuple(people) for id, people in sent.items()}, tuple(waiting.get(node, ())),
+        )  # fmt: skip
 
 
 def _value(out: Committed[T] | Need) -> T:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from tillie.cli import account, backup, demo, devices, exits, keys, messages, objects, show, trust
+from tillie.cli import account, backup, demo, devices, exits, keys, messages, objects, pubsub, show, trust
 from tillie.errors import TillieError
 
 EPILOG = """
@@ -44,6 +44,7 @@ devices.register(app)
 trust.register(app)
 keys.register(app)
 objects.register(app)
+pubsub.register(app)
 backup.register(app)
 demo.register(app)
 

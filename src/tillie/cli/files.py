@@ -62,6 +62,16 @@ def write(path: Path | None, data: bytes) -> None:
         raise StoreUnwritable(f"{path} can't be written: {error.strerror}.") from None
 
 
+def write_line(data: bytes) -> None:
+    """Bytes and a line feed, to standard output."""
+    if is_terminal():
+        _show(data)
+        return
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data + b"\n")
+    sys.stdout.buffer.flush()
+
+
 def is_terminal() -> bool:
     return sys.stdout.isatty()
 

@@ -227,7 +227,7 @@ def revoke(
                 hint="Restore it first ('tillie keys restore'), or take it off your list: 'tillie keys retract'.",
             )
         show.note(f"This revokes {key.fingerprint} for good.")
-        _confirm("Revoke it?", yes)
+        confirm("Revoke it?", yes)
 
         async def work(client: Client, _: Lines) -> bool:
             await client.revoke_key(key.device.key)
@@ -366,7 +366,7 @@ def _ask(question: str, nobody: UsageError, check: Callable[[str], object]) -> s
     raise AssertionError("unreachable")
 
 
-def _confirm(question: str, yes: bool) -> None:
+def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not show.is_conversation():
