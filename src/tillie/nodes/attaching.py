@@ -8,7 +8,7 @@ has the access model of the node that it belongs to, and everybody who may read 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from tillie.crypto.certificates import Certificate
@@ -200,9 +200,9 @@ async def nodes_of(g: Ground, node: Node) -> list[Node]:
     return found
 
 
-async def admit(g: Ground, node: Node, address: Address) -> None:
+async def admit(g: Ground, places: Iterable[Node], address: Address) -> None:
     """Let a new member attach to what is there already, where the service leaves that to us."""
-    for place in await nodes_of(g, node):
+    for place in places:
         try:
             await g.service.affiliate(place, {address: "publisher"})
         except NetworkError:

@@ -73,7 +73,8 @@ class Delivered(NamedTuple):
 
 class Rotated(NamedTuple):
     """The locks were changed: `secret` is the id of the one that seals from now on. `left_out` are people whom the
-    service lets read and to whom we never sent a secret: another device of ours may have, or another owner."""
+    service lets read and who were sent nothing: another device of ours may have let them in, or removed them, or
+    somebody else put them on the list. `share` with those who are to have access."""
 
     secret: str
     delivered: tuple[Delivered, ...]
@@ -120,37 +121,61 @@ def _known(
 # -- giving access ----------------------------------------------------------------------------------------------------
 
 
+class _Place(NamedTuple):
+    """What the service says of a node and its attachment nodes, asked for once for many people."""
+
+    listed: dict[Address, str]
+    attached: tuple[Node, ...]
+
+
 async def share(g: Ground, node: Node, address: Address, role: Role, progress: Progress) -> Delivered:
     """Give one person access. Raises what stands in the way; then nothing has changed, or `resume` goes on."""
-    address = address.bare
-    if address == g.account:
-        raise UsageError("You have access yourself; 'share' is for others.")
     await require_authority(g, node)
-    await _require_reachable(g, address)
-    await _let_in(g, node, address, role)
-    await g.step(lambda s: _added(s, node, address, role, g))
-    await attaching.admit(g, node, address)
-    delivered = await deliver(g, node, progress, only=address)
-    result = delivered[0] if delivered else Delivered(address, 0)
-    if result.error:
-        raise result.error
-    return result
+    return await _share(g, node, await _place(g, node, role), address, role, progress)
 
 
 async def share_all(
     g: Ground, node: Node, addresses: Iterable[Address], role: Role, progress: Progress
 ) -> tuple[Delivered, ...]:
     """Give many people access, one after the other; what stands in the way of one is in her report."""
-    chosen = list(dict.fromkeys(address.bare for address in addresses))
+    await require_authority(g, node)
+    place = await _place(g, node, role)
+    people_ = list(dict.fromkeys(address.bare for address in addresses))
     results = []
-    for number, address in enumerate(chosen):
-        progress("sharing", number, len(chosen))
+    for number, address in enumerate(people_):
+        progress("sharing", number, len(people_))
         try:
-            results.append(await share(g, node, address, role, silent))
+            results.append(await _share(g, node, place, address, role, silent))
         except TillieError as error:
             results.append(Delivered(address, 0, error=error))
-    progress("sharing", len(chosen), len(chosen))
+    progress("sharing", len(people_), len(people_))
     return tuple(results)
+
+
+async def _place(g: Ground, node: Node, role: Role) -> _Place:
+    with explained(OWNING, node):
+        listed = await g.service.affiliations(node)
+        if role is Role.PUBLISHER:
+            await _let_publish(g, node)
+    return _Place(listed, tuple(await attaching.nodes_of(g, node)))
+
+
+async def _share(g: Ground, node: Node, place: _Place, address: Address, role: Role, progress: Progress) -> Delivered:
+    address = address.bare
+    if address == g.account:
+        raise UsageError("You have access yourself; 'share' is for others.")
+    await _require_reachable(g, address)
+    affiliation = PUBLISHER if role is Role.PUBLISHER else MEMBER
+    if place.listed.get(address) not in (OWNER, affiliation):
+        with explained(OWNING, node):
+            await g.service.affiliate(node, {address: affiliation})
+    await g.step(lambda s: _added(s, node, address, role, g))
+    await attaching.admit(g, place.attached, address)
+    delivered = await deliver(g, node, progress, only=address)
+    result = delivered[0] if delivered else Delivered(address, 0)
+    if result.error:
+        raise result.error
+    return result
 
 
 def _added(s: State, node: Node, address: Address, role: Role, g: Ground) -> Done[None]:
@@ -184,16 +209,6 @@ async def require_authority(g: Ground, node: Node) -> None:
 async def _require_reachable(g: Ground, address: Address) -> None:
     """Ask for keys and decisions before anything is changed, by sealing something that is never sent."""
     await g.engine.seal(address, Content(b"<active xmlns='http://jabber.org/protocol/chatstates'/>"), scheme=SCHEME)
-
-
-async def _let_in(g: Ground, node: Node, address: Address, role: Role) -> None:
-    affiliation = PUBLISHER if role is Role.PUBLISHER else MEMBER
-    with explained(OWNING, node):
-        listed = await g.service.affiliations(node)
-        if listed.get(address) not in (OWNER, affiliation):
-            await g.service.affiliate(node, {address: affiliation})
-        if role is Role.PUBLISHER:
-            await _let_publish(g, node)
 
 
 async def _let_publish(g: Ground, node: Node) -> None:
@@ -323,8 +338,12 @@ async def _changed(g: Ground, node: Node, secret: str, problems: list[str], prog
 
 
 async def _left_out(g: Ground, node: Node, listed: dict[Address, str]) -> tuple[Address, ...]:
-    known = await g.read(lambda s: {member.address for member in members.members(s, node)})
-    return tuple(sorted(who for who, role in listed.items() if role in _MAY_READ and who not in known | {g.account}))
+    def look(s: State) -> set[Address]:
+        known = {member.address for member in members.members(s, node)} | {g.account}
+        strangers = {who for who, role in listed.items() if role in _MAY_READ and who not in known}
+        return strangers.union(members.uncertain(s, node, g.account))
+
+    return tuple(sorted(await g.read(look)))
 
 
 # -- sending what is due ----------------------------------------------------------------------------------------------
@@ -333,11 +352,9 @@ async def _left_out(g: Ground, node: Node, listed: dict[Address, str]) -> tuple[
 async def deliver(g: Ground, node: Node, progress: Progress, *, only: Address | None = None) -> tuple[Delivered, ...]:
     """Send everybody, or one person, what is due, a few messages in one transaction. One who can't be reached holds
     nobody else up."""
-    due = await g.read(lambda s: members.due(s, node, g.account))
     errands: dict[Address, list[Errand]] = {}
-    for errand in due:
-        if only in (None, errand.to):
-            errands.setdefault(errand.to, []).append(errand)
+    for errand in await g.read(lambda s: members.due(s, node, g.account, only=only)):
+        errands.setdefault(errand.to, []).append(errand)
     results: list[Delivered] = []
     total = sum(map(len, errands.values()))
     done = 0
