@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from slixmpp.plugins import BasePlugin
 from slixmpp.plugins.base import register_plugin
@@ -30,6 +30,9 @@ from tillie.pipeline import Policy
 from tillie.schemes import Scheme
 from tillie.store import Store
 from tillie.wire import address
+
+if TYPE_CHECKING:
+    from tillie.nodes import Nodes
 
 log = logging.getLogger(__name__)
 
@@ -67,16 +70,17 @@ class Core(BasePlugin):
             self.network,
             policy=Policy(self.policy),
             decide=self.decide,
-            notice=self._notice,
+            notice=self.notice,
             history=self.history,
         )
         self.network.engine = self.engine
         self.archive = Archive(self.network.ask)
         self.receiver = Receiver(
-            client, self.engine, Handled(client), self.archive.queries, self._notice, acknowledge=self.auto_acknowledge
+            client, self.engine, Handled(client), self.archive.queries, self.notice, acknowledge=self.auto_acknowledge
         )
         self.service = XmppService(self.network)
         self.users: set[str] = set()  # the plugins that need us
+        self._nodes: Nodes | None = None
         self._work: asyncio.Task[None] | None = None
         self._ticking: asyncio.Task[None] | None = None
         client.add_event_handler("session_start", self._session_start)
@@ -142,8 +146,19 @@ class Core(BasePlugin):
     async def close(self) -> None:
         """Stop working, and close the store unless the program opened it."""
         self.stop()
+        if self._nodes is not None:
+            await self._nodes.close()
         if self._owns_store:
             await self.engine.close()
+
+    @property
+    def nodes(self) -> Nodes:
+        """Private pubsub."""
+        if self._nodes is None:
+            from tillie.nodes import Nodes  # most programs need none
+
+            self._nodes = Nodes(self.engine, self.service)
+        return self._nodes
 
     def require(self, options: Mapping[str, Any]) -> None:
         """A later plugin came with options of its own. Raises `UsageError` if they are not ours."""
@@ -176,7 +191,7 @@ class Core(BasePlugin):
         try:
             await work()
         except Exception as error:  # noqa: BLE001  a task of ours has no caller: the program hears of it
-            self._notice(Notice(self.account, f"not ready: {error}"))
+            self.notice(Notice(self.account, f"not ready: {error}"))
             client: Any = self.xmpp
             self._tell("not_ready", error)
             if not isinstance(error, TillieError):
@@ -242,7 +257,7 @@ class Core(BasePlugin):
             if position is not None:
                 await self.archive.pages(position, processed)
         except NetworkError as error:
-            self._notice(Notice(self.account, f"the archive could not be read to its end: {error}"))
+            self.notice(Notice(self.account, f"the archive could not be read to its end: {error}"))
         else:
             self.receiver.catching_up = False
 
@@ -252,9 +267,10 @@ class Core(BasePlugin):
             try:
                 await self.engine.tick()
             except NetworkError as error:
-                self._notice(Notice(self.account, str(error)))
+                self.notice(Notice(self.account, str(error)))
 
-    def _notice(self, notice: Notice) -> None:
+    def notice(self, notice: Notice) -> None:
+        """Something a person should hear."""
         self._tell("notice", notice)
 
     def _tell(self, what: str, data: object) -> None:

@@ -219,6 +219,8 @@ class Receiver:
             self._refuse(around)
         if incoming.archive_id and not self.catching_up:
             self.archive_id = incoming.archive_id
+        if opened.kind is Kind.EMPTY:
+            self._client.event(f"{opened.scheme}_empty", opened)
         if opened.kind not in _SILENT:
             self._tell(build(self._client, delivery_of(opened, around), around, row=received.inbox))
         if opened.kind is not Kind.DUPLICATE and opened.kind is not Kind.NOT_FOR_US:

@@ -19,7 +19,7 @@ from tillie.errors import InvalidAddress, Rejected
 from tillie.model import Address
 from tillie.networks.xmpp import paging
 from tillie.networks.xmpp.elements import CLIENT, form, form_fields, one_from_bytes
-from tillie.networks.xmpp.incoming import EVENT
+from tillie.networks.xmpp.incoming import EVENT, MAX_ID
 from tillie.networks.xmpp.network import (
     LARGE_NUMBERS,
     NODE_CONFIG,
@@ -40,7 +40,7 @@ DISCO_INFO, DISCO_ITEMS = "http://jabber.org/protocol/disco#info", "http://jabbe
 META_DATA = PUBSUB + "#meta-data"
 MAX_AFFILIATIONS = 10_000  # read of one node
 MAX_NODES = 10_000  # read of one service
-MAX_NAME = 1_023  # characters of a node's name or an item's id
+MAX_NAME = 3_071  # characters of a node's name: those of attachment nodes hold the name of another
 ACCESS, MAX_ITEMS = "pubsub#access_model", "pubsub#max_items"
 # A node without these would show or take what it must not: where a service refuses them, nothing is made.
 REQUIRED = frozenset({ACCESS, "pubsub#publish_model"})
@@ -303,7 +303,7 @@ class XmppService:
             ET.SubElement(payload, f"{{{PUBSUB}}}publish-options").append(form(PUBLISH_OPTIONS, options.items()))
         answer = await self._ask("set", node.service, payload)
         told = answer.find(f"{{{PUBSUB}}}pubsub/{{{PUBSUB}}}publish/{{{PUBSUB}}}item")
-        return item.id or ("" if told is None else told.get("id", "")[:MAX_NAME])
+        return item.id or ("" if told is None else told.get("id", "")[:MAX_ID])
 
     async def retract(self, node: Node, item_id: str) -> None:
         """XEP-0060 section 7.2; others are notified."""
