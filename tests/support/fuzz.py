@@ -19,11 +19,14 @@ from random import Random
 
 from tillie.crypto import sign
 from tillie.directory import omemo as directory
+from tillie.directory import openpgp as openpgp_directory
 from tillie.envelope import codec
 from tillie.errors import PeerError, UsageError
 from tillie.model import Address, Content, Envelope
 from tillie.pubsub import attachments, signing, targeted
 from tillie.schemes.omemo import element, messages
+from tillie.schemes.openpgp import content as openpgp_content
+from tillie.schemes.openpgp import element as openpgp_element
 from tillie.trust import fingerprint
 
 CORPUS = Path(__file__).parent.parent / "corpus"
@@ -43,6 +46,8 @@ _LISTED = directory.ListedDevice(5, "phone", sign.sign(_SEED, b"phone"))
 _CONTENT = Content(b"<body xmlns='jabber:client'>x</body>")
 _ENVELOPE = codec.encode(Envelope(_CONTENT, sender=_ME, to=_ME, time=1_780_000_000.0, iq=("get", "1")), bytes)
 _SIGNATURE = signing.encode(signing.Signature(signing.statement(_ME, 1_780_000_000.0), bytes(64)))
+_KEY_LIST = openpgp_directory.encode_list([openpgp_directory.Announced(bytes(20), 1_780_000_000.0)])
+_SIGNCRYPT = openpgp_content.encode(openpgp_content.Form.SIGNCRYPT, _CONTENT, [_ME], 1_780_000_000.0, bytes)
 
 
 def _shown(data: bytes) -> str:
@@ -65,6 +70,11 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[bytes, ...]]] = {
     "attachments": (attachments.parse, (attachments.encode([attachments.noticed(0.0), _SIGNATURE]),)),
     "signature": (signing.parse, (_SIGNATURE,)),
     "signed form": (signing.item_form, (_SIGNATURE, b"<p:a xmlns:p='urn:p' xmlns='urn:q' p:b='' b=''><c/></p:a>")),
+    "key list": (openpgp_directory.parse_list, (_KEY_LIST,)),
+    "public key": (openpgp_directory.parse_key, (openpgp_directory.encode_key(_POINT),)),
+    "key backup": (openpgp_directory.parse_backup, (openpgp_directory.encode_backup(_POINT),)),
+    "openpgp": (openpgp_element.decode, (openpgp_element.encode(_POINT),)),
+    "content element": (openpgp_content.decode, (_SIGNCRYPT, _SIGNCRYPT.replace(b"'", b'"'))),
     "targeted": (targeted.parse, (targeted.encode(_ME, "urn:xmpp:omemo:2", _ELEMENT),)),
 }
 
