@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from os import urandom
 
@@ -25,8 +26,8 @@ from support.openpgp import (
 from tillie.crypto import openpgp
 from tillie.crypto.openpgp import SecretKey
 from tillie.directory import openpgp as directory
-from tillie.errors import NoRecipients
-from tillie.model import Address, Arrived, Content, Fetch, Fetched, Kind, Stanza, Trust
+from tillie.errors import BadKey, NoRecipients
+from tillie.model import Address, Arrived, Content, Done, Fetch, Fetched, Kind, Stanza, Trust
 from tillie.schemes.openpgp import contacts, content, element
 from tillie.schemes.openpgp.content import Form
 from tillie.wire import base64
@@ -413,10 +414,56 @@ def test_certificates_that_are_none(what: str) -> None:
 
 
 def _devices(end: PgpEnd, s: object):  # type: ignore[no-untyped-def]
-    from tillie.model import Done, Need
+    from tillie.model import Need
 
     found = end.scheme.devices(s, BOB, end.now)  # type: ignore[arg-type]
     return found if isinstance(found, Need) else Done(found)
+
+
+def named(key: SecretKey, mark: str) -> SecretKey:
+    for number in range(20):
+        key = openpgp.add_user_id(key, f"{mark} {number}")
+    return key
+
+
+def test_a_certificate_that_a_server_fills_up_stays_as_it_was_and_can_still_be_revoked() -> None:
+    world, alice, bob = pair()
+    first, second = named(bob.key, "one"), named(bob.key, "two")
+    with pytest.raises(BadKey):
+        openpgp.merge(first.certificate, second.certificate)
+    world.announce(BOB, first.certificate)
+    assert alice.say(BOB, "x").report[0].sealed
+    world.announce(BOB, second.certificate, dates=world.now + 1)
+    world.push(BOB)
+    assert alice.say(BOB, "x").report[0].sealed
+    (known,) = alice.run(lambda s: Done(alice.scheme.keys(s, BOB, alice.now)))
+    assert "one 0" in known.user_ids
+    world.announce(BOB, openpgp.revoke(second).certificate, dates=world.now + 2)
+    world.push(BOB)
+    with pytest.raises(NoRecipients, match="revoked"):
+        alice.say(BOB, "x")
+
+
+def test_a_certificate_that_only_the_library_refuses_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, alice, bob = pair()
+    odd = openpgp.generate(f"xmpp:{BOB}").certificate
+    world.announce(BOB, bob.key.certificate, odd)
+    for name in ("signcrypt", "crypt"):
+        real = getattr(openpgp, name)
+
+        def refusing(*given: object, real: Callable[..., bytes] = real) -> bytes:
+            if odd in given[-1]:  # type: ignore[operator]
+                raise BadKey("it is odd")
+            return real(*given)
+
+        monkeypatch.setattr(openpgp, name, refusing)
+    report = {each.device.key: (each.sealed, each.why) for each in alice.say(BOB, "x").report}
+    assert report == {bob.device.key: (True, ""), odd.fingerprint: (False, "it is odd")}
+    assert [each.kind for each in world.settle()] == [Kind.OPENED]
+    world.announce(BOB, odd)
+    world.push(BOB)
+    with pytest.raises(NoRecipients):
+        alice.say(BOB, "y")
 
 
 def test_our_own_key_under_somebody_elses_address() -> None:

@@ -7,7 +7,7 @@ import pytest
 from support.openpgp import ALICE, BOB, LIST, PgpEnd, PgpWorld, pair
 from tillie.crypto import openpgp
 from tillie.directory import openpgp as directory
-from tillie.errors import NoProgress, StoreTooNew, UsageError
+from tillie.errors import NoProgress, StoreTooNew, TooLarge, UsageError
 from tillie.model import Device, Done, Fetched, Kind, Publish, RolledBack
 from tillie.schemes.openpgp import announcing, backup, keys, records
 from tillie.wire import xml
@@ -374,6 +374,30 @@ def test_an_event_of_the_secret_key_node_changes_nothing() -> None:
     for address in (BOB, ALICE):
         alice.learn(Fetched(address, directory.SECRET_NODE, "current", payload, pushed=True))
     assert alice.dump() == before
+
+
+def test_the_size_of_a_backup(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, alice = alone()
+    payload = alice.run(lambda s: Done(alice.scheme.backup(s, alice.scheme.new_code())))
+    size = len(directory.parse_backup(payload))
+    monkeypatch.setattr(directory, "MAX_BACKUP_BYTES", size)
+    alice.run(lambda s: Done(alice.scheme.backup(s, alice.scheme.new_code())))
+    monkeypatch.setattr(directory, "MAX_BACKUP_BYTES", size - 1)
+    with pytest.raises(TooLarge):
+        alice.run(lambda s: Done(alice.scheme.backup(s, alice.scheme.new_code())))
+
+
+def test_without_keys_there_is_no_backup() -> None:
+    _, alice = alone(generate=False)
+    with pytest.raises(UsageError, match="no OpenPGP key"):
+        alice.run(lambda s: Done(alice.scheme.backup(s, alice.scheme.new_code())))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x99", b"-----BEGIN PGP PRIVATE KEY BLOCK-----", b"hello"])
+def test_imports_that_hold_no_key(data: bytes) -> None:
+    _, alice = alone(generate=False)
+    with pytest.raises(UsageError):
+        alice.run(lambda s: alice.scheme.import_keys(s, data, "", alice.now))
 
 
 def test_what_a_backup_file_of_the_account_holds() -> None:
