@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from support.gnupg import GnuPG, unavailable
 from support.terminal import Outcome, Person, World, world
 from tillie.cli import exits
 from tillie.cli.keys import MAX_IMPORT
@@ -246,6 +247,24 @@ def test_a_key_without_a_passphrase_is_taken_from_standard_input(world: World, a
     done = alice("keys", "import", str(alice.home / "key.pgp"))
     assert done.code == exits.OK, done.err
     assert listed(alice)[0]["user_ids"] == ["Alice <alice@example.org>", f"xmpp:{ALICE}"]
+
+
+def test_a_key_of_gnupg_is_taken_with_its_passphrase(alice: Person) -> None:
+    if unavailable():
+        pytest.skip(unavailable())
+    with GnuPG() as gnupg:
+        gnupg.generate("alice@example.org", "open sesame")
+        (alice.home / "key.pgp").write_bytes(gnupg.export_secret("alice@example.org", "open sesame"))
+    command = ("keys", "import", str(alice.home / "key.pgp"))
+    locked = alice(*command)
+    assert (locked.code, "--key-passphrase-file" in locked.err) == (exits.USAGE, True)
+    (alice.home / "secret").write_text("open barley\n")
+    assert alice(*command, "--key-passphrase-file", str(alice.home / "secret")).code == exits.USAGE
+    assert listed(alice) == []
+    (alice.home / "secret").write_text("open sesame\n")
+    assert alice(*command, "--key-passphrase-file", str(alice.home / "secret")).code == exits.OK
+    (key,) = listed(alice)
+    assert (key["active"], key["user_ids"]) == (True, ["alice@example.org", f"xmpp:{ALICE}"])
 
 
 # -- messages -------------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def test_what_makes_no_sense_is_refused_before_anything_is_done(
     assert len(world.server.pubsub.seen) == seen
 
 
-@pytest.mark.parametrize("payload", ["plain text", "<a xmlns='urn:a'/><b xmlns='urn:b'/>", "<a", "", "<!DOCTYPE a><a/>"])
+@pytest.mark.parametrize("payload", ["plain text", "<a xmlns='u:a'/><b xmlns='u:b'/>", "<a", "", "<!DOCTYPE a><a/>"])
 def test_what_is_not_one_element_is_not_published(world: World, juliet: Person, blog: str, payload: str) -> None:
     seen = len(world.server.pubsub.seen)
     assert juliet("pubsub", "set", "blog", stdin=payload).code == exits.USAGE
@@ -216,7 +216,9 @@ def test_a_new_member_reads_what_was_there_before(juliet: Person, nurse: Person,
     assert "Nothing is due" in juliet("pubsub", "secret", "share", "blog").err
 
 
-def test_many_at_once_and_one_who_has_no_key(world: World, juliet: Person, nurse: Person, romeo: Person, blog: str) -> None:
+def test_many_at_once_and_one_who_has_no_key(
+    world: World, juliet: Person, nurse: Person, romeo: Person, blog: str
+) -> None:
     paris = world.person("paris", "paris@verona.example")
     done = juliet("pubsub", "secret", "share", "blog", NURSE, paris.address, ROMEO, "--json")
     assert done.code == exits.NO_RECIPIENT
@@ -243,10 +245,10 @@ def test_members_are_shown_with_what_they_have(juliet: Person, nurse: Person, ro
 def test_one_secret_is_revoked_by_its_id(juliet: Person, nurse: Person, blog: str) -> None:
     shared(juliet, NURSE)
     (secret,) = [json.loads(line) for line in juliet("pubsub", "secret", "list", "blog", "--json").lines]
-    assert (secret["seals"], secret["sent_to"], secret["from"]) == (True, [NURSE], JULIET)
+    assert (secret["seals"], secret["from"], NURSE in secret["sent_to"]) == (True, JULIET, True)
     done = json.loads(juliet("pubsub", "secret", "revoke", "blog", "--secret", secret["id"], "--json").out)
     assert done["secret"] != secret["id"]
-    assert done["sent_to"] == [NURSE] or NURSE in done["sent_to"]
+    assert NURSE in done["sent_to"]
     states = {row["id"]: row["state"] for row in map(json.loads, nurse("pubsub", "secret", "list", "--json").lines)}
     assert states == {secret["id"]: "revoked", done["secret"]: "known"}
     assert juliet("pubsub", "secret", "revoke", "blog", "--secret", "nonsense").code == exits.USAGE

@@ -331,8 +331,7 @@ def watch(
         settling = asyncio.ensure_future(_go_on_settling(client))
         coming = client.nodes.watch(where)
         shown = 0
-        if not json:
-            show.note(f"Watching {where.name} at {where.service}. Ctrl-C leaves.")
+        show.note(f"Watching {where.name} at {where.service}. Ctrl-C leaves.")
         try:
             async with contextlib.aclosing(coming):
                 async for reading in coming:

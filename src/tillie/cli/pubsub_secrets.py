@@ -15,6 +15,7 @@ from tillie.errors import UsageError
 if TYPE_CHECKING:
     from tillie.account import PrivateNode
     from tillie.client import Client
+    from tillie.model import Address
     from tillie.nodes import Delivered, Removed, Rotated
     from tillie.pubsub.hearing import Pending
     from tillie.pubsub.items import Node
@@ -76,7 +77,7 @@ def _show(one: PrivateNode) -> None:
     if one.authority:
         show.line(f"  secrets come from {printable(one.authority)}")
     for secret in one.secrets:
-        people = ", ".join(map(printable, one.sent_to.get(secret.id, ())))
+        people = ", ".join(printable(each) for each in one.sent_to.get(secret.id, ()) if each != one.authority)
         show.line(f"  {printable(secret.id, 40)}  {show.clock(secret.at)}  {_state(one, secret)}")
         if people:
             show.line(f"    sent to {people}")
@@ -226,19 +227,21 @@ def revoke(
         raise UsageError("Name a person, or a secret with --secret ID.")
     whom = contact(address) if address else None
 
-    async def work(client: Client) -> Removed | Rotated:
+    async def work(client: Client) -> tuple[Removed | Rotated, Address]:
         where = place(client, node, at)
         with progress.shown(also_with_results=True) as bar:
             if whom is None:
-                return await client.nodes.revoke(where, secret, reasons=_reasons(reason), progress=bar)
-            return await client.nodes.remove(where, whom, reasons=_reasons(reason), progress=bar)
+                done = await client.nodes.revoke(where, secret, reasons=_reasons(reason), progress=bar)
+                return done, client.account.address
+            removed = await client.nodes.remove(where, whom, reasons=_reasons(reason), progress=bar)
+            return removed, client.account.address
 
-    done = run(account, passphrase_file, work)
+    done, mine = run(account, passphrase_file, work)
     if json:
         show.as_json(_changed_as_json(done))
     else:
         show.line(f"{whom} has no access to {node} any more." if whom else f"The secret {secret} is revoked.")
-        _tell_changed(done)
+        _tell_changed(done, mine)
     _end_changed(done)
 
 
@@ -256,16 +259,17 @@ def rotate(
 
     at = service_of(service)
 
-    async def work(client: Client) -> Rotated:
+    async def work(client: Client) -> tuple[Rotated, Address]:
         with progress.shown(also_with_results=True) as bar:
-            return await client.nodes.rotate(place(client, node, at), reasons=_reasons(reason), progress=bar)
+            done = await client.nodes.rotate(place(client, node, at), reasons=_reasons(reason), progress=bar)
+        return done, client.account.address
 
-    done = run(account, passphrase_file, work)
+    done, mine = run(account, passphrase_file, work)
     if json:
         show.as_json(_changed_as_json(done))
     else:
         show.line(f"The locks of {node} are changed.")
-        _tell_changed(done)
+        _tell_changed(done, mine)
     _end_changed(done)
 
 
@@ -275,12 +279,14 @@ def _reasons(text: str) -> tuple[Any, ...]:
     return (Reason(text),) if text else ()
 
 
-def _tell_changed(done: Removed | Rotated) -> None:
+def _tell_changed(done: Removed | Rotated, mine: Address) -> None:
     """Who has the new secret, what did not work, and what no change of locks undoes."""
     from tillie.wire.display import printable
 
     told = [one for one in done.delivered if one.error is None and one.messages]
-    show.line(f"New items are sealed with {done.secret}; told: {', '.join(one.address for one in told) or 'nobody'}.")
+    # Our other devices got it, too; who was removed was told that the old ones are revoked.
+    others = [one.address for one in told if one.address not in (mine, getattr(done, "address", None))]
+    show.line(f"New items are sealed with {done.secret}, sent to {', '.join(others) or 'nobody else'}.")
     for one in told:
         _tell_skipped(one)
     for problem in done.problems:
