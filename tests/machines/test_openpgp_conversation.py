@@ -284,8 +284,11 @@ def test_one_bad_key_never_costs_the_others() -> None:
 def test_somebody_without_a_key() -> None:
     world, alice, _ = pair()
     PgpEnd(world, CAROL, generate=False)
-    with pytest.raises(NoRecipients):
+    with pytest.raises(NoRecipients, match="announces no OpenPGP key"):
         alice.say(CAROL, "x")
+    world.unreachable.add(BOB)
+    with pytest.raises(NoRecipients, match="can't be fetched"):
+        alice.say(BOB, "x")
 
 
 def test_somebody_whose_keys_are_all_unusable() -> None:

@@ -59,7 +59,7 @@ def read(
     if isinstance(senders, Need):
         return senders
     if not senders:
-        return Unread(True, _why_none(s, sender, now))
+        return Unread(True, why_none(s, sender, now))
     try:
         if not wanted:
             return Read(Form.SIGN, *_signed(openpgp.open_sign(message, senders, max_bytes=max_bytes)))
@@ -93,10 +93,11 @@ def _unsigned(s: State, message: bytes, max_bytes: int) -> Read | None:
     return Read(Form.CRYPT, opened.plaintext, b"")
 
 
-def _why_none(s: State, sender: Address, now: Time) -> str:
+def why_none(s: State, sender: Address, now: Time) -> str:
+    """Why nothing can be checked against the keys of an account, or sealed for them."""
     known = contacts.load(s, sender)
     if known is None or not known.read:
-        return f"the OpenPGP keys of {sender} can't be fetched"
+        return f"{sender}: its list of OpenPGP keys can't be fetched"
     reasons = [f"{keys.shown(each.fingerprint)}: {each.why}" for each in contacts.prospects(s, sender, now)]
     return f"{sender} announces no OpenPGP key" + (f" that could be used ({'; '.join(reasons)})" if reasons else "")
 

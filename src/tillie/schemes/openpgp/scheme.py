@@ -224,6 +224,8 @@ class OpenPgp:
                     unable.append(DeviceReport(device, False, found.why))
                 else:
                     able.append(device)
+        if bare != self.account and not any(device.address == bare for device in able):
+            raise NoRecipients(f"{opening.why_none(s, bare, now)}.")
         return tuple(able), tuple(unable)
 
     def _missing(self, s: State, address: Address, held: frozenset[bytes], now: Time) -> tuple[Fetch, ...]:
