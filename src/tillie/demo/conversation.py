@@ -7,13 +7,8 @@ own. At the end everything that the server holds is searched for every text that
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import shutil
-import signal
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,10 +17,11 @@ from tillie import store as stores
 from tillie.account import Account
 from tillie.client import Client, text_content, text_of
 from tillie.crypto.random import random_bytes
-from tillie.demo import plaintext
-from tillie.demo.places import ALICE, BOB, InProcess, Place, choose
+from tillie.demo import performance
+from tillie.demo.performance import NotAsWritten
+from tillie.demo.places import ALICE, BOB, Place, choose
 from tillie.demo.stage import Stage
-from tillie.errors import TillieError, Unreachable
+from tillie.errors import Unreachable
 from tillie.model import Address, Send, Trust
 from tillie.wire import xml
 
@@ -37,10 +33,6 @@ YES = "At four, gladly & without thy cousin Tybalt."
 WAITING = ("The nurse says thou art at sea. I write all the same.", "Second letter: bring the golden apricots.")
 BOTH = "Now thou hast two devices; may both of them read this line."
 FROM_PHONE = "This comes from my new telephone, dear heart."
-
-
-class NotRead(TillieError):
-    """A message did not arrive."""
 
 
 @dataclass
@@ -75,7 +67,7 @@ class Device:
         """Send a text; the stanza that carried it."""
         sent = await self.online().send(to, text)
         if not sent.arrived:
-            raise NotRead(f"The server did not take the message of {self.name}.")
+            raise NotAsWritten(f"The server did not take the message of {self.name}.")
         needle = f"id='{sent.id}'".encode()
         return next(stanza for stanza in self.sent if needle in stanza)
 
@@ -90,7 +82,7 @@ class Device:
                     await engine.acknowledge(row)
                     return opened
             await asyncio.sleep(_LOOK_SECONDS)
-        raise NotRead(f"{self.name} did not read a message in {READ_SECONDS:.0f} seconds.")
+        raise NotAsWritten(f"{self.name} did not read a message in {READ_SECONDS:.0f} seconds.")
 
     def _watch(self) -> None:
         """Keep a copy of what goes to the server: the audience wants to see what it gets."""
@@ -107,11 +99,14 @@ class Device:
 class Conversation:
     """The play. `leak` makes it say one line in the clear: only to show that the check at the end can fail."""
 
+    search = "nothing that was said is in the server's data and logs"
+    sought = "every text above"
+
     def __init__(self, place: Place, stage: Stage, folder: Path, *, leak: bool = False) -> None:
         self.place = place
         self.stage = stage
         self.leak = leak
-        self.said: list[str] = []
+        self._said: list[str] = []
         self.laptop = self._device("Alice's laptop", ALICE, folder / "laptop")
         self.phone = self._device("Alice's telephone", ALICE, folder / "telephone")
         self.bob = self._device("Bob's tablet", BOB, folder / "tablet")
@@ -144,7 +139,7 @@ class Conversation:
                 await self._say_in_the_clear("This line was never sealed by anybody.")
 
     async def _exchange(self, author: Device, to: Address, text: str, readers: list[Device]) -> None:
-        self.said.append(text)
+        self._said.append(text)
         stanza = await author.say(to, text)
         self._show(author, text, stanza, [(reader.name, await reader.reads(text)) for reader in readers])
 
@@ -152,7 +147,7 @@ class Conversation:
         await self.bob.go_offline()
         stanzas = []
         for text in WAITING:
-            self.said.append(text)
+            self._said.append(text)
             stanzas.append(await self.laptop.say(BOB, text))
         await self.bob.go_online()
         for text, stanza in zip(WAITING, stanzas, strict=True):
@@ -161,7 +156,7 @@ class Conversation:
     def _show(self, author: Device, text: str, stanza: bytes, read: list[tuple[str, str]]) -> None:
         kept = self.place.archived(payload_of(stanza))
         if not kept:
-            raise NotRead("The server's archive does not hold the sealed message.")
+            raise NotAsWritten("The server's archive does not hold the sealed message.")
         self.stage.exchange(author.name, text, stanza, kept, read)
 
     def _verify(self) -> None:
@@ -170,13 +165,13 @@ class Conversation:
             own = theirs.account.own_device()
             known = [key for key in ours.account.keys(theirs.address) if key.device == own]
             if own is None or not known:
-                raise NotRead(f"{ours.name} sees another key than {theirs.name} has.")
+                raise NotAsWritten(f"{ours.name} sees another key than {theirs.name} has.")
             if ours is self.laptop:  # Bob goes on without: he takes Alice's second device as it comes
                 ours.account.decide(theirs.address, own.key, Trust.VERIFIED)
         self.stage.remark(f"Bob's fingerprint, the same on both sides: {known_fingerprint(self.bob)}")
 
     async def _say_in_the_clear(self, text: str) -> None:
-        self.said.append(text)
+        self._said.append(text)
         message = (
             b"<message xmlns='jabber:client' type='chat' to='%s' id='leak'>%s<store xmlns='urn:xmpp:hints'/></message>"
         )
@@ -184,6 +179,12 @@ class Conversation:
         await self.laptop.online().engine.network.send(Send(message % (BOB.encode(), content), "leak"))
         await asyncio.sleep(0)
         await self.bob.say(ALICE, YES)  # the server has handled the line before it answers this
+
+    def said(self) -> list[str]:
+        return self._said
+
+    def secrets(self) -> list[str | bytes]:
+        return []
 
     async def close(self) -> None:
         for device in (self.laptop, self.phone, self.bob):
@@ -200,66 +201,14 @@ def payload_of(stanza: bytes) -> bytes:
     """The sealed payload of a finished message, in Base64."""
     found = xml.parse(stanza).find("{urn:xmpp:omemo:2}encrypted/{urn:xmpp:omemo:2}payload")
     if found is None:
-        raise NotRead("The message has no sealed payload.")
+        raise NotAsWritten("The message has no sealed payload.")
     return xml.text_of(found).encode()
-
-
-async def perform(stage: Stage, place: Place, *, leak: bool = False) -> None:
-    """The whole demo at one place: play, search the server, clean up. `stage` keeps what came of it.
-
-    Each step tells the stage of its own failure. The server is searched after a failure too: what it got until then
-    must be sealed all the same.
-    """
-    with _folder() as folder:
-        conversation = Conversation(place, stage, folder, leak=leak)
-        try:
-            with contextlib.suppress(TillieError):
-                await conversation.play()
-            with contextlib.suppress(TillieError), stage.step("nothing that was said is in the server's data and logs"):
-                _search(stage, conversation)
-        finally:
-            with contextlib.suppress(TillieError), stage.step("all is cleaned up"):
-                try:
-                    await conversation.close()
-                finally:
-                    await place.close()
-
-
-def _search(stage: Stage, conversation: Conversation) -> None:
-    seen = list(conversation.place.seen())
-    found = plaintext.find(conversation.said, seen)
-    stage.searched(len(seen), sum(len(data) for _, data in seen), found)
-    if found:
-        raise NotRead(f"Plaintext lies in {', '.join(found)}.")
-
-
-@contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="tillie-demo-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(*, json: bool = False, place: Place | None = None, leak: bool = False) -> bool:
     """Perform it for people, or for a program with `json`; whether all went well."""
-    where = place or choose()
-    stage = Stage(sys.stdout, sys.stderr, json=json)
-    if isinstance(where, InProcess) and place is None:
-        stage.remark("Prosody can't be started here, so the server is a stand-in inside this process.")
-    with _ended_in_order():
-        asyncio.run(perform(stage, where, leak=leak))
-    return stage.finish()
 
+    def author(place: Place, stage: Stage, folder: Path) -> Conversation:
+        return Conversation(place, stage, folder, leak=leak)
 
-@contextlib.contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """A demo that is told to end, or loses its terminal, still stops its server and removes its files."""
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(each, signal.default_int_handler) for each in signals]
-    try:
-        yield
-    finally:
-        for each, handler in zip(signals, before, strict=True):
-            signal.signal(each, handler)
+    return performance.run(author, place or choose(), json=json, chosen=place is None)

@@ -1,9 +1,9 @@
-"""Where the demo's conversation takes place: a private Prosody, or a network inside this process."""
+"""Where a demo takes place: a private Prosody, or a network inside this process."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,12 +18,11 @@ from tillie.networks.xmpp.connection import Login
 from tillie.networks.xmpp.connection import connect as xmpp_connect
 
 ALICE, BOB = Address("alice@capulet.example"), Address("bob@montague.example")
-HOSTS = (ALICE.domain, BOB.domain)
 _PASSWORD = "only for the demo"
 
 
 class Place(Protocol):
-    """A server with accounts for Alice and Bob, and everything it has seen."""
+    """A server with accounts for the people of a play, and everything it has seen."""
 
     name: str
 
@@ -42,14 +41,18 @@ class Place(Protocol):
     def archived(self, payload: bytes) -> list[tuple[str, str]]:
         """Where in its archives the server keeps this payload, each with a few lines around it."""
 
+    def published(self, payload: bytes) -> list[tuple[str, str]]:
+        """The same for its pubsub nodes."""
+
 
 class OnProsody:
-    """A private Prosody with two hosts. The conversation goes through its ports, with TLS."""
+    """A private Prosody with the hosts of these people. Everything goes through its ports, with TLS."""
 
     name = "Prosody"
 
-    def __init__(self) -> None:
-        self._server = PrivateProsody(HOSTS, {ALICE: _PASSWORD, BOB: _PASSWORD})
+    def __init__(self, people: Sequence[Address] = (ALICE, BOB)) -> None:
+        hosts = tuple(dict.fromkeys(person.domain for person in people))
+        self._server = PrivateProsody(hosts, dict.fromkeys(people, _PASSWORD))
         self._version = ""
 
     @property
@@ -69,13 +72,19 @@ class OnProsody:
         return Client(account, connection)
 
     def seen(self) -> Iterator[tuple[str, bytes]]:
-        # The whole folder: data of both hosts, archives, log, console. Stores of Alice and Bob are elsewhere.
+        # The whole folder: data of all hosts, archives, log, console. The stores of the people are elsewhere.
         return plaintext.files(self._server.folder)
 
     def archived(self, payload: bytes) -> list[tuple[str, str]]:
+        return self._kept(payload, lambda folder: folder == "archive")
+
+    def published(self, payload: bytes) -> list[tuple[str, str]]:
+        return self._kept(payload, lambda folder: folder.startswith("pep_"))
+
+    def _kept(self, payload: bytes, wanted: Callable[[str], bool]) -> list[tuple[str, str]]:
         found = []
         for name, data in plaintext.files(self._server.data_folder):
-            if "archive" in Path(name).parts and payload in data:
+            if any(map(wanted, Path(name).parts)) and payload in data:
                 readable = re.sub(r"%([0-9a-f]{2})", lambda code: chr(int(code[1], 16)), name)
                 found.append((readable, _lines_around(data, payload)))
         return found
@@ -107,10 +116,23 @@ class InProcess:
             yield f"archive {number}", entry.stanza
         for (address, node), items in self._server.items.items():
             yield f"{node} of {address}", b"".join(items.values())
+        for number, data in enumerate(self._server.pubsub.seen):
+            yield f"published {number}", data
+        for place, made in self._server.pubsub.nodes.items():
+            settings = [*made.options.items(), *made.affiliations.items()]
+            yield f"node {place.name} of {place.service}", repr((place, settings)).encode()
 
     def archived(self, payload: bytes) -> list[tuple[str, str]]:
         found = [number for number, entry in enumerate(self._server.archive) if payload in entry.stanza]
         return [(f"message {number}", f"<payload>{payload.decode()}</payload>") for number in found]
+
+    def published(self, payload: bytes) -> list[tuple[str, str]]:
+        return [
+            (f"item {id} of node {place.name}", item.payload.decode())
+            for place, made in self._server.pubsub.nodes.items()
+            for id, item in made.items.items()
+            if payload in item.payload
+        ]
 
 
 def _lines_around(data: bytes, payload: bytes) -> str:
@@ -125,6 +147,6 @@ def _lines_around(data: bytes, payload: bytes) -> str:
     return data[start:end].decode(errors="replace").replace("\t", "")
 
 
-def choose() -> Place:
+def choose(people: Sequence[Address] = (ALICE, BOB)) -> Place:
     """A Prosody if one can be started here."""
-    return OnProsody() if PrivateProsody.available() else InProcess()
+    return OnProsody(people) if PrivateProsody.available() else InProcess()

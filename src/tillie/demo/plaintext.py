@@ -1,5 +1,5 @@
-"""Does a server hold a plaintext? A search through everything it has, in every form in which it could keep a text: as
-it is, escaped for XML, JSON, Lua or a URL, in Base64 at any alignment, in hexadecimal, in UTF-16.
+"""Does a server hold a plaintext, or a key? A search through everything it has, in every form in which it could keep a
+text: as it is, escaped for XML, JSON, Lua or a URL, in Base64 at any alignment, in hexadecimal, in UTF-16.
 """
 
 from __future__ import annotations
@@ -17,18 +17,23 @@ MAX_FILE = 64 * 1024 * 1024  # bytes; nothing in a demo's server is nearly as la
 _WORDS = re.compile(rf"[A-Za-z][A-Za-z ,.']{{{MIN_PIECE - 2},}}[A-Za-z]")
 
 
-def forms(text: str) -> frozenset[bytes]:
-    """Every byte sequence whose presence would mean that this text is there."""
+def forms(text: str | bytes) -> frozenset[bytes]:
+    """Every byte sequence whose presence would mean that this text, or these bytes, are there."""
+    if isinstance(text, bytes):
+        return frozenset(form for form in _forms_of_bytes(text) if len(form) >= MIN_PIECE)
     found: set[bytes] = set()
     # Pieces without anything that needs escaping: found whatever a server did to the rest.
     for piece in {text, *_WORDS.findall(text)}:
         data = piece.encode()
-        found |= {data, data.hex().encode(), data.hex().upper().encode()}
+        found |= _forms_of_bytes(data)
         found |= {piece.encode("utf-16-le"), piece.encode("utf-16-be")}
-        found |= set(_base64_anywhere(data))
         found |= {escape(piece).encode(), quoteattr(piece)[1:-1].encode(), quote(piece).encode()}
-        found |= {json.dumps(piece)[1:-1].encode(), _lua(data)}
+        found.add(json.dumps(piece)[1:-1].encode())
     return frozenset(form for form in found if len(form) >= MIN_PIECE)
+
+
+def _forms_of_bytes(data: bytes) -> set[bytes]:
+    return {data, data.hex().encode(), data.hex().upper().encode(), _lua(data), *_base64_anywhere(data)}
 
 
 def _base64_anywhere(data: bytes) -> Iterator[bytes]:
@@ -47,8 +52,8 @@ def _lua(data: bytes) -> bytes:
     return b"".join(bytes((b,)) if 32 <= b < 127 and b not in b'"\\' else b"\\%d" % b for b in data)
 
 
-def find(texts: Iterable[str], places: Iterable[tuple[str, bytes]]) -> list[str]:
-    """The names of the places that hold one of the texts."""
+def find(texts: Iterable[str | bytes], places: Iterable[tuple[str, bytes]]) -> list[str]:
+    """The names of the places that hold one of the texts, or of the keys."""
     wanted = [form for text in texts for form in forms(text)]
     return [name for name, data in places if any(form in data for form in wanted)]
 

@@ -64,17 +64,25 @@ class Stage:
         self._print(text)
 
     def exchange(
-        self, author: str, text: str, stanza: bytes, kept: list[tuple[str, str]], read: list[tuple[str, str]]
+        self,
+        author: str,
+        text: str,
+        stanza: bytes,
+        kept: list[tuple[str, str]],
+        read: list[tuple[str, str]],
+        *,
+        verb: str = "said",
+        keeper: str = "its archives",
     ) -> None:
-        """One message at its three places: what was said, what the server got and keeps, what was read.
+        """One message or item at its three places: what was said, what the server got and keeps, what was read.
 
-        `kept` are the places in the server's archives with their lines, `read` who read it and what.
+        `kept` are the places in the server's data with their lines, `read` who read it and what.
         """
         if self._json:
             return
-        archives = ", ".join(name for name, _ in kept)
-        saw = [*shorten(stanza), "", f"and keeps in its archives ({archives}):", *shorten(kept[0][1].encode())]
-        columns = [(f"{author} said", [text]), ("the server saw", saw)]
+        places = ", ".join(name for name, _ in kept)
+        saw = [*shorten(stanza), "", f"and keeps in {keeper} ({places}):", *shorten(kept[0][1].encode())]
+        columns = [(f"{author} {verb}", [text]), ("the server saw", saw)]
         columns += [(f"{reader} read", [got]) for reader, got in read]
         if self._rich:
             self._side_by_side(columns)
@@ -84,10 +92,10 @@ class Stage:
                 for line in lines:
                     self._print(f"    {line}".rstrip())
 
-    def searched(self, places: int, size: int, found: list[str]) -> None:
+    def searched(self, what: str, places: int, size: int, found: list[str]) -> None:
         self.saw_plaintext = bool(found)
         self.remark(
-            f"Searched {places} files or records of the server, {size:,} bytes, for every text above, plain, escaped,"
+            f"Searched {places} files or records of the server, {size:,} bytes, for {what}, plain, escaped,"
             f" in Base64 at any alignment, hexadecimal and UTF-16: {'FOUND' if found else 'nothing'}."
         )
 
