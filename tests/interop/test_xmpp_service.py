@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from support.ejabberd import ejabberd
-from support.prosody import HOSTS, PASSWORD, new_account, require_prosody
+from support.prosody import HOSTS, new_account
+from support.services import COMPONENT, JULIET, node, prosody_with_component, server
 from support.xmpp import Bot, online, until
-from tillie.demo.prosody import PrivateProsody
 from tillie.errors import Rejected
 from tillie.model import Address
 from tillie.networks.xmpp.paging import FIRST_PAGE
 from tillie.networks.xmpp.service import XmppService
 from tillie.pubsub.items import Item, Node
 
-__all__ = ["ejabberd"]
+__all__ = ["ejabberd", "node", "prosody_with_component", "server"]
 
-JULIET = f"juliet@{HOSTS[0]}"
-COMPONENT = f"pubsub.{HOSTS[0]}"
-# On Prosody's component only admins make nodes.
-OPTIONS = f'Component "{COMPONENT}" "pubsub"\n  expose_publisher = true\n  admins = {{ "{JULIET}" }}\n'
 PRIVATE = {
     "pubsub#access_model": "whitelist",
     "pubsub#publish_model": "publishers",
@@ -35,33 +30,6 @@ PRIVATE = {
 }
 LARGE = 12  # of 200 kB: more than one answer may hold
 REFUSED = {"forbidden", "not-allowed"}  # Prosody's word, and ejabberd's
-
-
-@pytest.fixture(scope="module")
-def prosody_with_component() -> Iterator[PrivateProsody]:
-    require_prosody()
-    server = PrivateProsody(HOSTS, {JULIET: PASSWORD}, options=OPTIONS)
-    asyncio.run(server.__aenter__())
-    try:
-        yield server
-    finally:
-        asyncio.run(server.__aexit__(None, None, None))
-
-
-@pytest.fixture(params=["prosody", pytest.param("ejabberd", marks=pytest.mark.heavy)])
-def server(request: pytest.FixtureRequest) -> Any:
-    if request.param == "prosody":
-        return request.getfixturevalue("prosody_with_component")
-    started = request.getfixturevalue("ejabberd")
-    with contextlib.suppress(RuntimeError):  # it is there already
-        started.add_user(JULIET, PASSWORD)
-    return started
-
-
-@pytest.fixture(params=[JULIET, COMPONENT], ids=["pep", "component"])
-def node(request: pytest.FixtureRequest) -> Node:
-    name = "".join(character if character.isalnum() else "-" for character in request.node.name)
-    return Node(Address(request.param), f"node-{name}")
 
 
 class Scene:
@@ -192,6 +160,18 @@ def test_publish_options_hold_or_nothing_is_published(server: Any, node: Node) -
             await on.a.publish(node, entry(3), {"pubsub#access_model": "whitelist"})
         assert refusal.value.detail == "precondition-not-met"
         assert sorted(await read(on.a, node)) == ["item-1", "item-2"]
+
+    play(server, scenario)
+
+
+def test_publishing_makes_no_node_at_a_service(server: Any) -> None:
+    """ejabberd's component makes one that belongs to whoever published there first."""
+
+    async def scenario(on: Scene) -> None:
+        node = Node(Address(COMPONENT), "never made")
+        for work in (on.a.publish(node, entry(1)), on.b.publish(node, entry(1), {"pubsub#access_model": "whitelist"})):
+            assert await refused(work) in {"item-not-found", *REFUSED}
+        assert await refused(read(on.a, node)) == "item-not-found"
 
     play(server, scenario)
 

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 DISCO_INFO, DISCO_ITEMS = "http://jabber.org/protocol/disco#info", "http://jabber.org/protocol/disco#items"
 META_DATA = PUBSUB + "#meta-data"
+AUTO_CREATE, ATTACHMENTS = PUBSUB + "#auto-create", "urn:xmpp:pubsub-attachments:1"
 MAX_AFFILIATIONS = 10_000  # read of one node
 MAX_NODES = 10_000  # read of one service
 MAX_NAME = 3_071  # characters of a node's name: those of attachment nodes hold the name of another
@@ -270,7 +271,10 @@ class XmppService:
 
     async def publish(self, node: Node, item: Item, options: Mapping[str, str] = NO_OPTIONS) -> str:
         """XEP-0060 section 7.1, with publish-options (section 7.1.5): one that does not hold raises `Rejected`
-        ("precondition-not-met"), and nothing is published; one that the service does not know is left out."""
+        ("precondition-not-met"), and nothing is published; one that the service does not know is left out. A node that
+        is missing at a service is not made by this."""
+        if await self._would_be_made(node):
+            raise Rejected(f"{node.service} has no node {node.name!r}", condition="item-not-found")
         variants = [dict(options)]
         if ACCESS in options and len(options) > 1:
             variants.append({ACCESS: options[ACCESS]})
@@ -283,6 +287,20 @@ class XmppService:
         if options and node.service == self.account:
             await self._make_sure(node, options)
         return await self._publish(node, item, {})
+
+    async def _would_be_made(self, node: Node) -> bool:
+        """Whether a node is missing, and its service makes one for whoever publishes there (section 7.1.4): one that
+        she then owns, and that those who should read may not. For attachments XEP-0470 wants the service to do it."""
+        if "@" in node.service:
+            return False  # PEP does so for its account alone
+        features = await self._features_of(node.service)
+        if AUTO_CREATE not in features or ATTACHMENTS in features:
+            return False
+        try:
+            await self._ask("get", node.service, ET.Element(f"{{{DISCO_INFO}}}query", {"node": node.name}))
+        except Rejected as refusal:
+            return refusal.condition == "item-not-found"
+        return False
 
     async def _make_sure(self, node: Node, options: Mapping[str, str]) -> None:
         """Our own PEP would make a missing node by itself, one that all contacts can read."""
