@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from support.ejabberd import ejabberd
 from support.prosody import HOSTS, new_account
 from support.residents import Resident, at_home
+from support.servers import stored
 from support.services import JULIET, node, prosody_with_component, server
 from support.xmpp import until
 from tillie.errors import Rejected, UsageError
@@ -63,12 +63,6 @@ def titles(readings: list[Reading]) -> list[str]:
         (reading.payload or b"").decode().partition("<title>")[2].partition("<")[0] or reading.kind.value
         for reading in readings
     )
-
-
-def stored(server: Any) -> list[bytes]:
-    """All that the server has written to its disk."""
-    folder: Path = getattr(server, "data_folder", server.folder)
-    return [file.read_bytes() for file in folder.rglob("*") if file.is_file()]
 
 
 def test_from_the_first_day_to_the_change_of_locks(server: Any, node: Node) -> None:

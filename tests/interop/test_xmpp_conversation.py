@@ -1,4 +1,7 @@
-"""Whole conversations through a real Prosody: live, offline, copied, archived, cut off; nothing lost, nothing twice."""
+"""Whole conversations through a real server: live, offline, copied, archived, cut off; nothing lost, nothing twice.
+
+What must hold on every server is tried on ejabberd, too.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from support.ejabberd import ejabberd
 from support.prosody import HOSTS, PASSWORD, new_account, prosody, require_prosody
+from support.servers import server, stored
 from support.xmpp import Bot, online, until
 from tillie.demo.prosody import PrivateProsody
 from tillie.engine import Received
@@ -17,21 +22,21 @@ from tillie.model import Address, Arrived, Kind, Send
 from tillie.networks.xmpp import receiver
 from tillie.store import MemoryStore
 
-__all__ = ["prosody"]
+__all__ = ["ejabberd", "prosody", "server"]
 
 
-def couple(server: PrivateProsody) -> tuple[str, str]:
+def couple(server: Any) -> tuple[str, str]:
     return new_account(server, "juliet", HOSTS[0]), new_account(server, "romeo", HOSTS[1])
 
 
 def test_two_accounts_on_two_hosts_talk_and_the_server_reads_nothing(
-    prosody: PrivateProsody, caplog: pytest.LogCaptureFixture
+    server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
 
     async def scenario() -> None:
-        juliet, romeo = couple(prosody)
-        a, b = Bot(prosody, juliet), Bot(prosody, romeo)
+        juliet, romeo = couple(server)
+        a, b = Bot(server, juliet), Bot(server, romeo)
         async with online(a, b):
             for number in range(3):
                 report = await a.say(romeo, f"wherefore {number}")
@@ -47,22 +52,22 @@ def test_two_accounts_on_two_hosts_talk_and_the_server_reads_nothing(
             assert b.store.inbox() == []
 
     asyncio.run(scenario())
-    seen = [file.read_bytes() for file in prosody.data_folder.rglob("*") if file.is_file()]
+    seen = stored(server)
     assert any(b"urn:xmpp:omemo:2" in data for data in seen)
-    assert not any(b"herefore" in data for data in (*seen, prosody.log_file.read_bytes()))
+    assert not any(b"herefore" in data for data in (*seen, server.log_file.read_bytes()))
     assert "RECV" in caplog.text
     assert "herefore" not in caplog.text
 
 
-def test_offline_messages(prosody: PrivateProsody) -> None:
+def test_offline_messages(server: Any) -> None:
     async def scenario() -> None:
-        juliet, romeo = couple(prosody)
+        juliet, romeo = couple(server)
         store = MemoryStore(Address(romeo))
-        a, b = Bot(prosody, juliet), Bot(prosody, romeo, store=store)
+        a, b = Bot(server, juliet), Bot(server, romeo, store=store)
         async with online(a, b):
             await a.say(romeo, "one")
             assert await b.read() == "one"
-        a, b = Bot(prosody, juliet, store=a.store), Bot(prosody, romeo, store=store)
+        a, b = Bot(server, juliet, store=a.store), Bot(server, romeo, store=store)
         async with online(a):
             await a.say(romeo, "two")
             await a.say(romeo, "three")
@@ -76,10 +81,10 @@ def test_offline_messages(prosody: PrivateProsody) -> None:
     asyncio.run(scenario())
 
 
-def test_carbons_reach_the_other_device_and_a_new_one_is_announced_to_it(prosody: PrivateProsody) -> None:
+def test_carbons_reach_the_other_device_and_a_new_one_is_announced_to_it(server: Any) -> None:
     async def scenario() -> None:
-        juliet, romeo = couple(prosody)
-        phone, laptop, b = Bot(prosody, juliet), Bot(prosody, juliet), Bot(prosody, romeo)
+        juliet, romeo = couple(server)
+        phone, laptop, b = Bot(server, juliet), Bot(server, juliet), Bot(server, romeo)
         fetched: list[Any] = []
         inner = phone.omemo.network.fetch
 
@@ -106,13 +111,13 @@ def test_carbons_reach_the_other_device_and_a_new_one_is_announced_to_it(prosody
     asyncio.run(scenario())
 
 
-def test_archive_catch_up_shows_once_what_only_the_archive_has(prosody: PrivateProsody) -> None:
+def test_archive_catch_up_shows_once_what_only_the_archive_has(server: Any) -> None:
     async def scenario() -> None:
-        juliet, romeo = couple(prosody)
+        juliet, romeo = couple(server)
         store = MemoryStore(Address(romeo))
-        a, b = Bot(prosody, juliet), Bot(prosody, romeo, store=store)
+        a, b = Bot(server, juliet), Bot(server, romeo, store=store)
         # Another device of Romeo's takes the messages off the server, so that nothing is kept as offline messages.
-        other = Bot(prosody, romeo)
+        other = Bot(server, romeo)
         async with online(a, b):
             await a.say(romeo, "live")
             assert await b.read() == "live"
@@ -124,24 +129,24 @@ def test_archive_catch_up_shows_once_what_only_the_archive_has(prosody: PrivateP
             await a.settled()
             await other.settled()
             await other.stop()
-            b2 = Bot(prosody, romeo, store=store)
+            b2 = Bot(server, romeo, store=store)
             async with online(b2):
                 stanzas = [await b2.read_stanza() for _ in range(120)]
                 assert [s["body"] for s in stanzas] == [f"archived {n}" for n in range(120)]
                 assert {s.delivery.via for s in stanzas} == {"archive"}
                 await b2.nothing_more()
-            b3 = Bot(prosody, romeo, store=store)
+            b3 = Bot(server, romeo, store=store)
             async with online(b3):
                 await b3.nothing_more()
-            b.connect("127.0.0.1", prosody.port)  # `online` stops it once more
+            b.connect("127.0.0.1", server.port)  # `online` stops it once more
 
     asyncio.run(scenario())
 
 
-def test_a_cut_connection_is_resumed_and_nothing_is_lost_or_shown_twice(prosody: PrivateProsody) -> None:
+def test_a_cut_connection_is_resumed_and_nothing_is_lost_or_shown_twice(server: Any) -> None:
     async def scenario() -> None:
-        juliet, romeo = couple(prosody)
-        a, b = Bot(prosody, juliet), Bot(prosody, romeo)
+        juliet, romeo = couple(server)
+        a, b = Bot(server, juliet), Bot(server, romeo)
         async with online(a, b):
             await a.say(romeo, "before")
             assert await b.read() == "before"
