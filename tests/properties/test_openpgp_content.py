@@ -280,9 +280,9 @@ inside = st.lists(
         ]
     )
 )
-outside = st.lists(
-    st.sampled_from([TO, TIME, "<rpad>abc</rpad>", "<rpad/>", "<to jid='@'/>", "<new/>", " "]), max_size=5
-)
+as_written = st.sampled_from([[TO, TIME, "<rpad>abc</rpad>"], [TO, TO, TIME], [TIME]])
+in_disorder = st.sampled_from([TO, TIME, "<rpad>abc</rpad>", "<rpad/>", "<to jid='@'/>", "<new/>", " "])
+outside = as_written | st.lists(in_disorder, max_size=5)
 
 
 @given(outside, inside, st.sampled_from(Form))
