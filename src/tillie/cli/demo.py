@@ -1,4 +1,4 @@
-"""`tillie demo conversation`."""
+"""`tillie demo conversation` and `tillie demo pubsub`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,18 @@ def conversation(json: JsonOption = False) -> None:
     Starts a private Prosody, or a stand-in inside this process where there is none, and removes it at the end.
     """
     from tillie.demo import conversation as play
+
+    if not play.run(json=json):
+        raise typer.Exit(exits.FAILED)
+
+
+@group.command()
+def pubsub(json: JsonOption = False) -> None:
+    """A private blog on a real server on this machine: shared, signed, its locks changed, and what the server saw.
+
+    Starts a private Prosody, or a stand-in inside this process where there is none, and removes it at the end.
+    """
+    from tillie.demo import pubsub as play
 
     if not play.run(json=json):
         raise typer.Exit(exits.FAILED)

@@ -13,6 +13,7 @@ from tillie.client import Client
 from tillie.demo import plaintext
 from tillie.demo.prosody import PrivateProsody
 from tillie.model import Address
+from tillie.networks import Options
 from tillie.networks.local import LocalServer
 from tillie.networks.xmpp.connection import Login
 from tillie.networks.xmpp.connection import connect as xmpp_connect
@@ -68,7 +69,7 @@ class OnProsody:
 
     async def connect(self, account: Account) -> Client:
         login = Login(account.address, _PASSWORD, f"127.0.0.1:{self._server.port}", False, str(self._server.ca_file))
-        connection = await xmpp_connect(login, account.store, listening=True, history=account.settings.history)
+        connection = await xmpp_connect(login, account.store, Options(history=account.settings.history))
         return Client(account, connection)
 
     def seen(self) -> Iterator[tuple[str, bytes]]:
@@ -106,7 +107,9 @@ class InProcess:
         pass
 
     async def connect(self, account: Account) -> Client:
-        connection = await self._server.connect(account.address, account.store, history=account.settings.history)
+        connection = await self._server.connect(
+            account.address, account.store, Options(history=account.settings.history)
+        )
         return Client(account, connection)
 
     def seen(self) -> Iterator[tuple[str, bytes]]:
