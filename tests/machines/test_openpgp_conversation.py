@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from support.openpgp import ALICE, BOB, CAROL, DAY, HOUR, LIST, PgpEnd, PgpWorld, pair
+from support.openpgp import ALICE, BOB, CAROL, DAY, HOUR, LIST, PgpEnd, PgpWorld, arrived, forged, pair
 from tillie import pipeline
 from tillie.crypto import openpgp
 from tillie.directory import openpgp as directory
@@ -206,6 +206,16 @@ def test_a_key_that_our_own_server_adds_reads_nothing(first: bool) -> None:
     assert openpgp.reads(spy).isdisjoint(openpgp.recipients(message))
     sealed = alice.run(lambda s: alice.scheme.seal_object(s, Policy.BLIND, b"data", [BOB], alice.now))
     assert openpgp.reads(spy).isdisjoint(openpgp.recipients(sealed.message))
+
+
+def test_a_message_that_our_own_server_forges_in_our_name_is_not_trusted() -> None:
+    world, alice, _ = pair()
+    spy = another(ALICE)
+    world.announce(ALICE, alice.key.certificate, spy.certificate)
+    world.push(ALICE)
+    message = forged(spy, [alice.key.certificate], "a secret that I share", [ALICE], world.now)
+    opened = alice.open(arrived(message, ALICE, ALICE))
+    assert (opened.kind, opened.trust) == (Kind.OPENED, Trust.UNDECIDED)
 
 
 def test_the_first_keys_are_trusted_together() -> None:

@@ -43,8 +43,7 @@ def user_id(account: Address) -> str:
 
 def device_of(certificate: Certificate, address: Address) -> Device:
     """A certificate as one end of a conversation; its id is for showing."""
-    fingerprint = certificate.fingerprint
-    return device(address, fingerprint)
+    return device(address, certificate.fingerprint)
 
 
 def device(address: Address, fingerprint: bytes) -> Device:
@@ -94,20 +93,21 @@ def active(s: State, now: Time) -> Held | None:
 
 
 def require(s: State, account: Address, now: Time) -> Held:
-    """As `active`. Raises `UsageError` that says what to do.
-
-    From now on this key is the first of ours: without that, a policy of first use would trust, and seal everything that
-    we ever send for, whichever key our server announces for us beside it.
-    """
+    """As `active`. Raises `UsageError` that says what to do."""
     found = active(s, now)
     if found is not None:
-        fingerprint = found.certificate.fingerprint
-        if fingerprint not in decisions.load(s, account):
-            decisions.decide(s, account, fingerprint, Trust.TRUSTED, now)
+        vouch(s, account, found.certificate.fingerprint, now)
         return found
     reasons = [f"{shown(each.certificate.fingerprint)} {each.certificate.why_unusable(now)}" for each in held(s)]
     why = f" that can be used ({'; '.join(reasons)})" if reasons else ""
     raise UsageError(f"This account has no OpenPGP key{why}.", hint=GENERATE)
+
+
+def vouch(s: State, account: Address, fingerprint: bytes, now: Time) -> None:
+    """Make a key of ours the first use of one: else a policy of first use would trust, and seal all that we ever send
+    for, whichever key our server announces for us beside it."""
+    if fingerprint not in decisions.load(s, account):
+        decisions.decide(s, account, fingerprint, Trust.TRUSTED, now)
 
 
 # -- how they come and go -------------------------------------------------------------------------------------------
@@ -133,6 +133,7 @@ def add(s: State, key: SecretKey, account: Address, now: Time) -> Held:
     if usable:
         s.put(_ACTIVE, records.encode_bytes(fingerprint))
         s.put(records.of_own("unwanted", fingerprint), None)
+        vouch(s, account, fingerprint, now)
     return Held(key, own)
 
 

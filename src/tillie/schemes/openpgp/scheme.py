@@ -100,6 +100,7 @@ class OpenPgp:
         be in a backup, and contacts would seal for two."""
         mine = keys.active(s, now)
         if mine is not None:
+            keys.vouch(s, self.account, mine.certificate.fingerprint, now)
             # A store that was restored may be from before its key was published.
             unpublished = [each for each in keys.held(s) if each.is_wanted and not each.own.published]
             effects = tuple(announcing.publish_key(each.certificate.fingerprint) for each in unpublished)
