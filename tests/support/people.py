@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from tillie.model import Address
+from tillie.networks import Options
 from tillie.networks.local import LocalConnection, LocalServer
 from tillie.nodes import Nodes
 from tillie.pubsub.items import Node, Reading
@@ -80,9 +81,8 @@ class House:
 
     async def person(self, address: Address, *, key: bool = True, store: Store | None = None, **options: Any) -> Person:
         notices: list[str] = []
-        connection = await self.server.connect(
-            address, store or MemoryStore(address), notice=lambda notice: notices.append(notice.text), **options
-        )
+        chosen = Options(notice=lambda notice: notices.append(notice.text), **options)
+        connection = await self.server.connect(address, store or MemoryStore(address), chosen)
         person = Person(connection, notices)
         self.people.append(person)
         if key:

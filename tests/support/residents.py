@@ -16,6 +16,7 @@ from support.xmpp import SECONDS
 from tillie.client import text_content
 from tillie.directory.openpgp import LIST_NODE
 from tillie.model import Address, Fetch
+from tillie.networks import Options
 from tillie.networks.xmpp.connection import Login, connect
 from tillie.nodes import Nodes
 from tillie.pipeline import Delivery
@@ -47,9 +48,8 @@ class Resident:
         self._login = Login(self.address, PASSWORD, f"127.0.0.1:{server.port}", ca_file=str(server.ca_file))
 
     async def arrive(self) -> None:
-        self.connection = await connect(
-            self._login, self.store, notice=lambda notice: self.notices.append(f"{notice.about}: {notice.text}")
-        )
+        options = Options(notice=lambda notice: self.notices.append(f"{notice.about}: {notice.text}"))
+        self.connection = await connect(self._login, self.store, options)
         self.engine = self.connection.engine
         self.nodes = Nodes(self.engine, self.connection.service)
         await self.connection.caught_up(SECONDS)

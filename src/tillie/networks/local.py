@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tillie.crypto.random import random_bytes
 from tillie.engine import Engine
@@ -46,11 +45,8 @@ class LocalServer:
         self.clock = clock
         self._online: list[LocalConnection] = []
 
-    async def connect(
-        self, account: Address, store: Store, options: Options = USUAL, **changes: Any
-    ) -> LocalConnection:
+    async def connect(self, account: Address, store: Store, options: Options = USUAL) -> LocalConnection:
         """As `networks.xmpp.connection.connect`, without a password."""
-        options = replace(options, **changes)
         connection = LocalConnection(self, account, options.notice)
         connection.engine = Engine(
             store,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import slixmpp
@@ -21,6 +21,8 @@ from tillie.networks import USUAL, Options
 from tillie.networks.xmpp.core import MODULE, NAME, Core
 from tillie.networks.xmpp.service import XmppService
 from tillie.networks.xmpp.stream import StreamViolation
+from tillie.pubsub import signing, statements, targeted
+from tillie.schemes.omemo.version import OMEMO2
 from tillie.store import Store
 
 TIMEOUT = 30.0  # seconds for a login, DNS and TLS included
@@ -136,6 +138,7 @@ class Connection:
         # Who may see her presence is a person's decision, made in her usual client; slixmpp would accept everybody.
         client.auto_authorize, client.auto_subscribe = None, False
         client.add_filter("in", self._require_tls)
+        client.add_event_handler("session_bind", self._advertise)
         client.add_event_handler("omemo_ready", self._ready)
         client.add_event_handler("omemo_caught_up", lambda _: self._caught_up.set())
         client.add_event_handler("session_resumed", self._online)
@@ -151,6 +154,11 @@ class Connection:
         client.add_event_handler("stream_violation", self._violated)
         client.add_event_handler("disconnected", self._disconnected)
         return client
+
+    def _advertise(self, _: object) -> None:
+        """What this program does with pubsub, too, though without slixmpp's help."""
+        for feature in (statements.NS, *signing.FEATURES, targeted.FEATURE, OMEMO2.namespace):
+            self._client.plugin["xep_0030"].add_feature(feature)
 
     def _tls(self) -> ssl.SSLContext:
         try:
@@ -225,13 +233,13 @@ class Connection:
         self._dial()
 
 
-async def connect(login: Login, store: Store, options: Options = USUAL, **changes: Any) -> Connection:
+async def connect(login: Login, store: Store, options: Options = USUAL) -> Connection:
     """Log in and make the engine ready. `options.listening` sends presence: offline messages come, others may see us.
 
-    What is opened waits in the engine's inbox until the program acknowledges it. `changes` are options, too. Raises
-    `AuthenticationFailed`, `Unreachable`, `UsageError`, and what the store raises.
+    What is opened waits in the engine's inbox until the program acknowledges it. Raises `AuthenticationFailed`,
+    `Unreachable`, `UsageError`, and what the store raises.
     """
-    connection = Connection(login, store, replace(options, **changes))
+    connection = Connection(login, store, options)
     try:
         await connection.log_in()
     except BaseException:
