@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from support.people import BLOG, JULIET, NURSE, PUBSUB, ROMEO, TYBALT, House, Person, at_home, entry, texts
+from support.people import BLOG, JULIET, NURSE, PUBSUB, ROMEO, TYBALT, House, Person, at_home, entry, texts, until
 from tillie.errors import Rejected, Unreachable, UsageError
 from tillie.model import Address, Content
 from tillie.nodes import Notification
@@ -112,6 +113,27 @@ def _unrevoked(s: Any, person: Person) -> None:
     old = secrets.secrets(s, BLOG)[0]
     secrets.keep(s, BLOG, Secret(*[getattr(old, name) for name in old.__struct_fields__[:7]]))
     secrets.choose(s, BLOG, secrets.known(s, BLOG))
+
+
+def test_an_old_key_to_new_doors_is_noticed_as_it_comes() -> None:
+    async def scenario(house: House) -> None:
+        juliet, _, romeo = await three(house)
+        await juliet.nodes.remove(BLOG, ROMEO)
+        tybalt = await house.person(TYBALT)
+        await juliet.nodes.share(BLOG, TYBALT)  # his secrets came revoked: he can't know when that was
+        await romeo.nodes._ground.write(lambda s: _unrevoked(s, romeo))
+        await house.heard()
+        watched = tybalt.nodes.watch(BLOG)
+        coming = asyncio.ensure_future(anext(watched))
+        await until(lambda: TYBALT in house.pubsub.nodes[BLOG].subscribers)
+        house.pubsub.nodes[BLOG].affiliations[ROMEO] = "publisher"
+        await romeo.nodes.publish(BLOG, entry("I was here"))
+        reading = await coming
+        assert any("after its secret was revoked" in note for note in reading.notes)
+        assert not any(reading.notes for reading in await tybalt.read(BLOG, "1", "2"))
+        await watched.aclose()
+
+    at_home(scenario)
 
 
 def test_an_item_seen_before_the_locks_were_changed_stays_without_a_word() -> None:
