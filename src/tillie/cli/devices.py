@@ -127,10 +127,9 @@ def show_keys(keys: list[KnownKey]) -> None:
     rows = [(name_of(key), trust_of(key), state_of(key), printable(key.device.label, 40)) for key in keys]
     show.table(("device", "trust", "state", "label"), rows)
     show.line()
-    width = max(len(name_of(key)) for key in keys)
     for key in keys:
-        if key.fingerprint:
-            show.line(f"{name_of(key):>{max(width, 10)}}  {key.fingerprint}")
+        if key.fingerprint:  # an OpenPGP key's begins with its name
+            show.line(f"{name_of(key) if key.scheme == 'omemo' else '':>10}  {key.fingerprint}")
 
 
 def name_of(key: KnownKey) -> str:

@@ -79,9 +79,8 @@ def _show_key(key: KnownKey) -> None:
     from tillie.wire.display import printable
 
     show.line(show.paint(key.fingerprint or "(no key known yet)", "bold"))
-    kind = "OpenPGP" if key.scheme == "openpgp" else f"OMEMO, device {key.device.id or '-'}"
-    state = state_of(key)
-    show.line(f"  {kind} · {trust_of(key)}{f' · {state}' if state else ''}")
+    kind = "" if key.scheme == "openpgp" else f"OMEMO, device {key.device.id or '-'}"
+    show.line("  " + " · ".join(filter(None, (kind, state_of(key), trust_of(key)))))
     if key.info is not None and key.info.created is not None:
         until = f", expires {show.clock(key.info.expires)}" if key.info.expires is not None else ""
         show.line(f"  made {show.clock(key.info.created)}{until}")

@@ -264,7 +264,8 @@ def _show_reading(node: Node, reading: Reading, *, json: bool, xml: bool) -> Non
     who = f"  {printable(reading.item.publisher)}" if reading.item.publisher else ""
     show.line(f"{show.paint(printable(reading.item.id), 'bold')}{who}{_mark(reading)}")
     if reading.payload is None:
-        show.line(f"  ({reading.kind.value}: {printable(reading.error)})")
+        why = f": {printable(reading.error)}" if reading.error not in ("", reading.kind.value) else ""
+        show.sentence(f"  ({reading.kind.value}{why})")
     else:
         for part in show.text_lines(text_of(reading.payload)):
             show.line(f"  {part}")

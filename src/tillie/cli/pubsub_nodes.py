@@ -230,8 +230,8 @@ def _role(one: Access) -> str:
 
 def _state(one: Access) -> str:
     if one.member is not None and one.member.removed is not None:
-        back = "" if one.affiliation in ("none", "outcast") else ", BUT THE SERVICE LETS HER READ"
-        return f"access was taken back {show.clock(one.member.removed)}{back}"
+        back = "" if one.affiliation in ("none", "outcast") else ", BUT THE SERVICE STILL LISTS HER"
+        return f"removed {show.clock(one.member.removed)}{back}"
     if one.due:
         return f"{one.due} messages are due ('secret share' sends them)"
     if one.member is None and one.affiliation != "owner":

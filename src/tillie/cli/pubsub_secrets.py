@@ -104,7 +104,7 @@ def _state(one: PrivateNode, secret: Secret) -> str:
     if not secret.revoked:
         return "opens"
     when = f" {show.clock(secret.revoked_at)}" if secret.revoked_at else ""
-    return f"revoked{when}, opens what it sealed"
+    return f"revoked{when}"
 
 
 def _as_json(one: PrivateNode) -> None:
@@ -297,7 +297,7 @@ def _tell_changed(done: Removed | Rotated, mine: Address) -> None:
     if cannot_undo:
         show.line("What this can't undo:")
         for sentence in cannot_undo:
-            show.line(f"- {printable(sentence)}")
+            show.sentence(f"- {printable(sentence)}")
 
 
 def _changed_as_json(done: Removed | Rotated) -> dict[str, Any]:

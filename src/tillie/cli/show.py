@@ -16,6 +16,7 @@ from tillie.model import Time
 from tillie.wire.display import printable
 
 MAX_TEXT = 200_000  # characters of one message that are shown; a sealed one has fewer
+NARROW = 40  # columns; below that words are broken anyway
 _INDENT = "  "
 
 
@@ -25,10 +26,26 @@ def line(text: str = "") -> None:
     sys.stdout.flush()
 
 
+def sentence(text: str) -> None:
+    """A sentence of a result; on a terminal as many lines as it takes, broken between words."""
+    line(_wrapped(text, sys.stdout))
+
+
 def note(text: str) -> None:
-    """One line about a result."""
-    sys.stderr.write(text + "\n")
+    """One line about a result; on a terminal as many as it takes."""
+    sys.stderr.write(_wrapped(text, sys.stderr) + "\n")
     sys.stderr.flush()
+
+
+def _wrapped(text: str, stream: Any) -> str:
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
+    if len(text) <= width or "\x1b" in text or width < NARROW or not stream.isatty():
+        return text
+    indent = text[: len(text) - len(text.lstrip(" "))] + _INDENT
+    return textwrap.fill(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def as_json(value: Any) -> None:
@@ -38,7 +55,8 @@ def as_json(value: Any) -> None:
 
 def failure(error: TillieError) -> None:
     """What happened and what to do next. Texts in an error may be a peer's."""
-    note(f"{paint('error:', 'bold red', sys.stderr)} {printable(str(error))}")
+    text = _wrapped(f"error: {printable(str(error))}", sys.stderr)
+    note(paint("error:", "bold red", sys.stderr) + text.removeprefix("error:"))
     if error.hint:
         note(f"{_INDENT}{printable(error.hint)}")
 
