@@ -20,7 +20,7 @@ MAX_NAME = 100  # characters of a name that the sender chose
 NAMES = {
     "urn:xmpp:otr:0": "OTR",
     "jabber:x:encrypted": "Legacy OpenPGP",
-    "urn:xmpp:openpgp:0": "OpenPGP for XMPP (OX)",
+    "urn:xmpp:openpgp:0": "OpenPGP for XMPP",
     "eu.siacs.conversations.axolotl": "OMEMO",
     "urn:xmpp:omemo:1": "OMEMO",
     "urn:xmpp:omemo:2": "OMEMO",
