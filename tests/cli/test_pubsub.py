@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.terminal import Outcome, Person, World, world
-from tillie.cli import exits
+from tillie.cli import exits, progress, show
 from tillie.errors import Rejected
 from tillie.model import Address
 from tillie.pubsub.items import Item, Node
@@ -419,6 +422,77 @@ def test_items_and_nodes_are_deleted(juliet: Person, blog: str) -> None:
     assert juliet("pubsub", "node", "delete", "blog", "--yes").code == exits.OK
     assert juliet("pubsub", "get", "blog").code == exits.NETWORK
     assert len(juliet("pubsub", "secret", "list", "blog", "--offline").lines) > 1  # for copies of its items
+
+
+# -- for programs and terminals ---------------------------------------------------------------------------------------
+
+ITEM = ["service", "node", "id", "kind", "publisher", "secret", "by", "fingerprint", "payload", "text", "notes"]
+ITEM += ["error"]
+SCHEMAS = {
+    ("get", "blog"): ITEM,
+    ("list", "blog"): ITEM,
+    ("set", "blog", "--text", "x"): ["service", "node", "id", "in_clear", "secret", "devices", "signed", "error"],
+    ("node", "create"): ["service", "node", "private"],
+    ("node", "convert", "blog"): ["service", "node", "secret", "in_clear", "more", "readers"],
+    ("node", "list"): ["service", "node", "shown", "secrets", "from"],
+    ("node", "members", "blog"): ["address", "affiliation", "role", "removed", "secrets", "due"],
+    ("secret", "list"): ["service", "node", "id", "state", "seals", "time", "from", "reasons", "sent_to"],
+    ("secret", "share", "blog", NURSE): ["address", "messages", "error", "devices"],
+    ("secret", "rotate", "blog"): ["secret", "sent_to", "failed", "problems", "left_out", "cannot_undo"],
+    ("signature", "check", "blog", "1"): ["node", "id", "summary", "signatures", "notes"],
+}  # fmt: skip
+
+
+def test_every_json_has_the_written_schema(juliet: Person, nurse: Person, blog: str) -> None:
+    written = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    write(juliet, "one", "--id", "1", "--sign")
+    for command, fields in SCHEMAS.items():
+        done = juliet("pubsub", *command, "--json")
+        assert done.code == exits.OK, (command, done.err)
+        assert list(json.loads(done.lines[0])) == fields, command
+        assert done.out.isascii()
+        for field in fields:
+            assert f"`{field}`" in written, (command, field)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "with_results", "bar"),
+    [
+        (io.StringIO, Terminal, False, True),
+        (Terminal, Terminal, False, False),  # what comes is progress enough
+        (Terminal, Terminal, True, True),
+        (io.StringIO, io.StringIO, True, False),
+    ],
+)
+def test_long_work_shows_a_bar_on_a_terminal_s_stderr_only(
+    monkeypatch: pytest.MonkeyPatch, out: type[io.StringIO], err: type[io.StringIO], with_results: bool, bar: bool
+) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", -1.0)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", out())
+    monkeypatch.setattr(sys, "stderr", err())
+    with progress.shown(also_with_results=with_results) as tell:
+        tell("sending secrets", 7, 100)
+    shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
+    assert ("7/100" in shown) is bar
+    assert sys.stdout.getvalue() == ""  # type: ignore[attr-defined]
+
+
+def test_long_sentences_break_between_words_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "  " + "word " * 30
+    for stream, longest in ((Terminal, 40), (io.StringIO, len(text))):
+        monkeypatch.setattr(sys, "stderr", stream())
+        show.note(text)
+        lines = sys.stderr.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert max(map(len, lines)) <= longest
+        assert " ".join(" ".join(lines).split()) == " ".join(text.split())
+        assert all(line.startswith("  ") for line in lines)
 
 
 # -- flags ------------------------------------------------------------------------------------------------------------

@@ -102,6 +102,20 @@ def test_the_link_of_a_code_verifies(alice: Person, bob: Person) -> None:
     assert [key["trust"] for key in seen_by(alice, BOB)] == ["verified"]
 
 
+def test_an_openpgp_key_can_t_stand_for_a_device_in_a_link() -> None:
+    """The number of an OpenPGP key is a part of its fingerprint, and so anything that its maker wants."""
+    from tillie.account import KnownKey
+    from tillie.model import Device, Trust
+    from tillie.trust.fingerprint import fingerprint
+
+    key = bytes.fromhex("3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c")  # RFC 8032, test 2
+    bob = Address(BOB)
+    theirs = KnownKey(Device(bob, 7, key), Trust.UNDECIDED)
+    forged = KnownKey(Device(bob, 7, bytes(20)), Trust.UNDECIDED, scheme="openpgp")
+    for keys in ([theirs, forged], [forged, theirs]):
+        assert verifying.match(keys, "", {7: fingerprint(key)}) == [theirs]
+
+
 def test_a_link_is_read_back(alice: Person) -> None:
     from tillie.model import Device
 

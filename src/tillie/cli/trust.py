@@ -86,7 +86,7 @@ def verify(
 
     whose = contact(address)
     with unlock.account(account, passphrase_file) as ours:
-        keys = _known_keys(ours, whose, device)
+        keys = _known_keys(ours, whose, device, revoked=False)
         if fingerprint or uri:
             wanted = verifying.fingerprints_in(uri, whose) if uri else {}
             verified = verifying.match(keys, fingerprint, wanted)
@@ -147,7 +147,7 @@ def policy(
         show.line(ours.settings.policy)
 
 
-def _known_keys(ours: Account, whose: Address, device: str | None) -> list[KnownKey]:
+def _known_keys(ours: Account, whose: Address, device: str | None, *, revoked: bool = True) -> list[KnownKey]:
     """Keys of somebody's devices and OpenPGP keys, those that lie here left out; asked of the network where none is
     known. `device` names one: a device's id, or an OpenPGP fingerprint."""
     from tillie.cli import online, unlock
@@ -157,8 +157,12 @@ def _known_keys(ours: Account, whose: Address, device: str | None) -> list[Known
 
     is_meant = _meant(device)
 
+    def is_usable(key: KnownKey) -> bool:
+        counts = revoked or key.info is None or not key.info.revoked
+        return bool(key.device.key) and counts and not key.this and not key.is_gone and is_meant(key)
+
     def usable(keys: list[KnownKey]) -> list[KnownKey]:
-        return [key for key in keys if key.device.key and not key.this and not key.is_gone and is_meant(key)]
+        return list(filter(is_usable, keys))
 
     keys = usable(ours.keys(whose)) or usable(online.run(ours, unlock.password(ours), work, ask=False))
     if not keys:

@@ -51,7 +51,8 @@ def match(keys: list[KnownKey], typed: str, wanted: Mapping[int, str]) -> list[K
                 hint="Ask your contact again. If it still differs, distrust the key: somebody may sit between you.",
             )
         return found
-    by_id = {key.device.id: key for key in keys}
+    # OMEMO devices only: whoever makes an OpenPGP key can give it any id.
+    by_id = {key.device.id: key for key in keys if key.scheme == "omemo"}
     for number, digits in wanted.items():
         if number in by_id and by_id[number].fingerprint != digits:
             raise NotTrusted(
