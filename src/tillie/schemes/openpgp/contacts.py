@@ -8,7 +8,6 @@ back. That of a key that is not listed any more is kept for that reason only.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 from tillie.crypto import openpgp
@@ -120,7 +119,11 @@ def learn_certificate(s: State, fact: Fetched, fingerprint: bytes, now: Time) ->
         error = problem.detail
     name = records.of_certificate(fact.address, fingerprint)
     s.put(name, records.encode_known(Known(now, listed.date, data, error)))
-    revoked = bool(before.data) and not _parsed(before.data).revoked and _parsed(data).revoked
+    revoked = (
+        bool(before.data)
+        and not openpgp.parse_certificate(before.data).revoked
+        and openpgp.parse_certificate(data).revoked
+    )
     return (Notice(fact.address, f"the OpenPGP key {keys.shown(fingerprint)} was revoked"),) if revoked else ()
 
 
@@ -129,10 +132,10 @@ def _read(fact: Fetched, fingerprint: bytes, before: bytes) -> Certificate:
     if not before:
         return found
     try:
-        return openpgp.merge(_parsed(before), found)
+        return openpgp.merge(openpgp.parse_certificate(before), found)
     except PeerError:
         # Too much for one certificate: a server may add to it what it likes, and must not win by that.
-        return found if found.revoked else _parsed(before)
+        return found if found.revoked else openpgp.parse_certificate(before)
 
 
 def read_certificate(fact: Fetched, fingerprint: bytes) -> Certificate:
@@ -145,18 +148,13 @@ def read_certificate(fact: Fetched, fingerprint: bytes) -> Certificate:
     return found
 
 
-@lru_cache(1_024)
-def _parsed(data: bytes) -> Certificate:
-    return openpgp.parse_certificate(data)
-
-
 def _forget_unlisted(s: State, address: Address, listed: set[bytes]) -> None:
     """Keep at most MAX_UNLISTED certificates that are not listed: revoked ones first, of those the oldest."""
     rows = []
     for name, data in s.scan(records.key("certificate", f"{address}/")):
         if bytes.fromhex(name.name.rpartition("/")[2]) not in listed:
             known = records.decode_known(data)
-            rows.append((not (known.data and _parsed(known.data).revoked), known.at, name))
+            rows.append((not (known.data and openpgp.parse_certificate(known.data).revoked), known.at, name))
     for _, _, name in sorted(rows)[MAX_UNLISTED:]:
         s.put(name, None)
 
@@ -195,7 +193,7 @@ def prospect(s: State, address: Address, fingerprint: bytes, now: Time) -> Prosp
     known = certificate(s, address, fingerprint)
     if known is None or not known.data:
         return Prospect(fingerprint, None, known.error if known else NOT_FETCHED.format("not tried yet"))
-    found = _parsed(known.data)
+    found = openpgp.parse_certificate(known.data)
     why = found.why_unusable(now)
     if not why and not found.names(address):
         why = NO_USER_ID.format(address)
@@ -207,5 +205,5 @@ def certificates(s: State, address: Address) -> tuple[Certificate, ...]:
     the check refuses them."""
     known = load(s, address)
     found = (certificate(s, address, key.fingerprint) for key in (known.keys if known else ()))
-    parsed = (_parsed(each.data) for each in found if each is not None and each.data)
+    parsed = (openpgp.parse_certificate(each.data) for each in found if each is not None and each.data)
     return tuple(each for each in parsed if each.revoked or each.names(address))
