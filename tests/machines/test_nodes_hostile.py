@@ -15,6 +15,7 @@ from tillie.errors import Rejected, Unreachable, UsageError
 from tillie.model import Address, Content
 from tillie.nodes import Notification
 from tillie.nodes.ground import explained
+from tillie.pipeline import Policy
 from tillie.pubsub import secrets
 from tillie.pubsub.items import Item, ItemKind, Node, Reading
 from tillie.pubsub.members import Role
@@ -234,6 +235,7 @@ def test_a_service_that_says_somebody_else_owns_the_node_changes_nothing() -> No
 
         lie(tybalt, owners=owners, affiliations=_nobody, affiliate=_done)
         lie(nurse, owners=owners)
+        await tybalt.make_secret(node)
         await tybalt.nodes.share(node, NURSE)
         await house.heard()
         assert {secret.sender for secret in await nurse.nodes.secrets(node)} == {JULIET}  # she was the first
@@ -318,6 +320,25 @@ def test_a_first_secret_of_a_stranger_asks_no_service_twice() -> None:
         assert await nurse.nodes.secrets(node) == ()
         assert await nurse.nodes.refuse(node, TYBALT) == 1
         assert await nurse.nodes.pending() == ()
+
+    at_home(scenario)
+
+
+def test_who_is_not_trusted_makes_us_ask_nobody() -> None:
+    async def scenario(house: House) -> None:
+        nurse, tybalt = await house.person(NURSE, policy=Policy.MANUAL), await house.person(TYBALT)
+        asked: list[Node] = []
+
+        async def owners(node: Node) -> frozenset[Address]:
+            asked.append(node)
+            return frozenset({TYBALT})
+
+        lie(nurse, owners=owners)
+        node = Node(Address("tells.tybalt.test"), "when-she-is-online")
+        await send(tybalt, NURSE, shared(node, "id-of-it", "x" * 64))
+        await house.heard()
+        assert asked == []
+        assert len(await nurse.nodes.pending(node)) == 1
 
     at_home(scenario)
 

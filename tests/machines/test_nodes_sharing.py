@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
 from support.people import BLOG, JULIET, NURSE, PUBSUB, ROMEO, TYBALT, House, at_home, entry, texts
+from tillie import store as stores
 from tillie.errors import NoRecipients, Rejected, UsageError
 from tillie.model import Address
+from tillie.pubsub import secrets
+from tillie.pubsub.checking import Verdict
 from tillie.pubsub.items import ItemKind, Node
 from tillie.pubsub.members import Role
 
@@ -229,6 +235,7 @@ def test_an_owner_is_looked_up_before_a_first_secret_counts() -> None:
         # Tybalt is quicker: he shares a secret of his own for Juliet's node. His own client believes that it is his.
         listed = house.pubsub.nodes[node].affiliations
         listed[TYBALT] = "owner"
+        await tybalt.make_secret(node)
         await tybalt.nodes.share(node, NURSE)
         del listed[TYBALT]
         await house.heard()
@@ -313,6 +320,7 @@ def test_an_existing_node_becomes_private() -> None:
         await house.heard()
         assert texts(await nurse.read(BLOG)) == ["for us", "for all the world"]
         assert (await juliet.nodes.convert(BLOG)).secret == converted.secret
+        assert [bool(reading.notes) for reading in await nurse.read(BLOG)] == [False, True]  # it may not be hers
 
     at_home(scenario)
 
@@ -331,5 +339,85 @@ def test_a_name_that_says_nothing() -> None:
             await juliet.nodes.configure(node, {"pubsub#access_model": "everybody"})
         await juliet.nodes.delete(node)
         assert len(await juliet.nodes.secrets(node)) == 1  # what copies there are may be opened still
+
+    at_home(scenario)
+
+
+def test_a_node_in_clear_has_no_locks_to_change() -> None:
+    async def scenario(house: House) -> None:
+        juliet, _ = await house.person(JULIET), await house.person(NURSE)
+        await juliet.nodes.create(BLOG, encrypted=False, access="open")
+        for call in (juliet.nodes.share(BLOG, NURSE), juliet.nodes.rotate(BLOG), juliet.nodes.remove(BLOG, NURSE)):
+            with pytest.raises(UsageError, match="in clear"):
+                await call
+        assert (await juliet.nodes.publish(BLOG, entry("for all"))).in_clear
+
+    at_home(scenario)
+
+
+def test_on_a_node_that_all_may_read_a_removed_one_is_banned() -> None:
+    async def scenario(house: House) -> None:
+        juliet, _ = await house.person(JULIET), await house.person(NURSE)
+        await juliet.nodes.create(BLOG, access="open")
+        await juliet.nodes.share(BLOG, NURSE)
+        house.clock.now += 10
+        assert (await juliet.nodes.remove(BLOG, NURSE)).problems == ()
+        assert house.pubsub.nodes[BLOG].affiliations[NURSE] == "outcast"
+        await juliet.nodes.publish(BLOG, entry("sealed, for all to fetch"))
+
+    at_home(scenario)
+
+
+def test_what_is_not_due_any_more_is_not_sent() -> None:
+    async def scenario(house: House) -> None:
+        juliet, nurse = await house.person(JULIET), await house.person(NURSE)
+        await juliet.nodes.create(BLOG)
+        await juliet.nodes.share(BLOG, NURSE)
+        house.clock.now += 10
+        await juliet.nodes.rotate(BLOG)
+        await juliet.nodes._ground.write(lambda s: secrets.rotate(s, BLOG, JULIET, juliet.engine.now()) and None)
+        sent = len(house.server.archive)
+        # Two of her programs find the same things due, and send them at once.
+        await asyncio.gather(juliet.nodes.resume(BLOG), juliet.nodes.resume(BLOG))
+        assert len(house.server.archive) - sent == 4  # a revocation and a secret, for the nurse and for herself
+        await house.heard()
+        assert [secret.revoked for secret in await nurse.nodes.secrets(BLOG)] == [False, True, True]
+
+    at_home(scenario)
+
+
+def test_the_same_from_a_file(tmp_path: Path) -> None:
+    async def scenario(house: House) -> None:
+        people = []
+        for name in (JULIET, NURSE):
+            store = stores.open(tmp_path / f"{name}.db", name, bytes(32))
+            people.append(await house.person(name, store=store))
+        juliet, nurse = people
+        await juliet.nodes.create(BLOG)
+        published = await juliet.nodes.publish(BLOG, entry("one"), sign=True)
+        await juliet.nodes.share(BLOG, NURSE)
+        await house.heard()
+        assert texts(await nurse.read(BLOG)) == ["one"]
+        assert (await nurse.nodes.check(BLOG, published.id)).summary is Verdict.VALID_TRUSTED
+        house.clock.now += 10
+        await juliet.nodes.remove(BLOG, NURSE)
+        await house.heard()
+        assert [secret.revoked for secret in await nurse.nodes.secrets(BLOG)] == [True]
+        for person in people:
+            await person.engine.close()
+
+    at_home(scenario)
+
+
+def test_another_owner_is_not_removed() -> None:
+    async def scenario(house: House) -> None:
+        juliet, _ = await house.person(JULIET), await house.person(NURSE)
+        await juliet.nodes.create(BLOG)
+        await juliet.nodes.share(BLOG, NURSE)
+        house.pubsub.nodes[BLOG].affiliations[NURSE] = "owner"
+        before = await juliet.nodes.secrets(BLOG)
+        with pytest.raises(UsageError, match="owns this node, too"):
+            await juliet.nodes.remove(BLOG, NURSE)
+        assert await juliet.nodes.secrets(BLOG) == before
 
     at_home(scenario)

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tillie.model import Address
+from tillie.model import Address, Done
 from tillie.networks import Options
 from tillie.networks.local import LocalConnection, LocalServer
 from tillie.nodes import Nodes
+from tillie.pubsub import secrets
 from tillie.pubsub.items import Node, Reading
 from tillie.schemes.openpgp import OpenPgp
 from tillie.store import MemoryStore, Store
@@ -52,6 +53,10 @@ class Person:
 
     async def make_key(self) -> None:
         await self.engine.drive(lambda s: self.openpgp.generate(s, self.engine.now()))
+
+    async def make_secret(self, node: Node) -> None:
+        """A secret of a node, whoever owns it."""
+        await self.nodes._ground.step(lambda s: Done(secrets.make(s, node, self.address, self.engine.now())))
 
     async def heard(self) -> None:
         """Everything that was sent to her has arrived, and what it entails is done."""

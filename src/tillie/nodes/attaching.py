@@ -94,12 +94,12 @@ async def attach(
     g: Ground, node: Node, item_id: str, change: Callable[[tuple[Attachment, ...]], bytes], *, sealed: bool | None
 ) -> None:
     """Change what we attached to an item: `change` gets what is there, and gives the whole element. What it does not
-    know it keeps. Sealed if the node has secrets, unless the caller says otherwise."""
+    know it keeps. Sealed if the node has secrets or the item is sealed, unless the caller says otherwise."""
     place = attachments.node_for(node, item_id)
+    if sealed is None:
+        sealed = await _is_private(g, node) or bool((await get(g, node, item_id)).secret)
     before = await _ours(g, node, place)
     payload = change(before)
-    if sealed is None:
-        sealed = await g.read(lambda s: bool(secrets.known(s, node).secrets or hearing.pending(s, node)))
     element = b""
     if sealed:
         element = await g.read(lambda s: sealing.seal(s, node, payload))
@@ -107,6 +107,10 @@ async def attach(
     await _publish(g, node, place, item_id, Item(g.account, payload))
     if element:
         await g.write(lambda s: sealing.published(s, place, g.account, element, g.now()))
+
+
+async def _is_private(g: Ground, node: Node) -> bool:
+    return await g.read(lambda s: bool(secrets.known(s, node).secrets or hearing.pending(s, node)))
 
 
 async def _ours(g: Ground, node: Node, place: Node) -> tuple[Attachment, ...]:
@@ -265,9 +269,10 @@ async def sign(g: Ground, node: Node, item_id: str, also: tuple[Address, ...], e
     """Sign an item as we read it, and give what was signed."""
     reading = await get(g, node, item_id)
     signature = await make_signature(g, node, _require_open(reading), also=also)
-    if encrypt is None and reading.kind is ItemKind.OPENED:
-        encrypt = True
-        await require_secret(g, node)
+    if encrypt is None:
+        encrypt = reading.kind is ItemKind.OPENED or await _is_private(g, node)
+        if encrypt:
+            await require_secret(g, node)
     await attach_signature(g, node, item_id, signature, sealed=encrypt)
     return reading
 

@@ -130,7 +130,7 @@ class _Place(NamedTuple):
 
 async def share(g: Ground, node: Node, address: Address, role: Role, progress: Progress) -> Delivered:
     """Give one person access. Raises what stands in the way; then nothing has changed, or `resume` goes on."""
-    await require_authority(g, node)
+    await require_private(g, node)
     return await _share(g, node, await _place(g, node, role), address, role, progress)
 
 
@@ -138,7 +138,7 @@ async def share_all(
     g: Ground, node: Node, addresses: Iterable[Address], role: Role, progress: Progress
 ) -> tuple[Delivered, ...]:
     """Give many people access, one after the other; what stands in the way of one is in her report."""
-    await require_authority(g, node)
+    await require_private(g, node)
     place = await _place(g, node, role)
     people_ = list(dict.fromkeys(address.bare for address in addresses))
     results = []
@@ -206,6 +206,15 @@ async def require_authority(g: Ground, node: Node) -> None:
         raise UsageError("You do not own this node, so your secrets would count for nobody.")
 
 
+async def require_private(g: Ground, node: Node) -> None:
+    """Raises `UsageError` unless the node has secrets, and they are ours."""
+    await require_authority(g, node)
+    if not await g.read(lambda s: secrets.known(s, node).secrets):
+        raise UsageError(
+            "This node has no secret: its items are in clear.", hint="'tillie pubsub node convert' makes it private."
+        )
+
+
 async def _require_reachable(g: Ground, address: Address) -> None:
     """Ask for keys and decisions before anything is changed, by sealing something that is never sent."""
     await g.engine.seal(address, Content(b"<active xmlns='http://jabber.org/protocol/chatstates'/>"), scheme=SCHEME)
@@ -228,7 +237,7 @@ async def remove(g: Ground, node: Node, address: Address, reasons: tuple[Reason,
     address = address.bare
     if address == g.account:
         raise UsageError("Your own access can't be taken back; delete the node, or let another owner do it.")
-    await require_authority(g, node)
+    await require_private(g, node)
     listed = await _listed(g, node)
     if listed.get(address) == OWNER:
         raise UsageError(f"{address} owns this node, too: only the service's own tools change that.")
@@ -297,19 +306,23 @@ async def _keep_out(g: Ground, node: Node, address: Address) -> list[str]:
 
 
 def _what_stays(address: Address, had: int) -> tuple[str, ...]:
-    count = "the secret" if had == 1 else f"the {had} secrets" if had else "any secret"
-    return (
-        f"{address} keeps what was read or copied while there was access.",
-        f"{address} keeps {count} sent before now: items sealed up to now can still be opened with "
-        f"{'it' if had == 1 else 'them'} by whoever gets hold of them, also by {address}.",
+    lines = [f"{address} keeps what was read or copied while there was access."]
+    if had:
+        them, secrets_ = ("it", "the secret") if had == 1 else ("them", f"the {had} secrets")
+        lines.append(
+            f"{address} keeps {secrets_} sent before now: whoever gets hold of items that are sealed with {them} can "
+            f"open those, {address} too."
+        )
+    lines += [
         "Items are not sealed anew: to take back what one of them says, retract it, before it is copied.",
         "Who else has access can pass on what they read, and the secrets.",
-    )
+    ]
+    return tuple(lines)
 
 
 async def rotate(g: Ground, node: Node, reasons: tuple[Reason, ...], progress: Progress) -> Rotated:
     """Revoke all secrets of a node, make a new one, and send it to all members."""
-    await require_authority(g, node)
+    await require_private(g, node)
     problems = await _take_stock(g, node, progress)
 
     def step(s: State) -> Done[str]:
@@ -321,7 +334,7 @@ async def rotate(g: Ground, node: Node, reasons: tuple[Reason, ...], progress: P
 
 async def revoke(g: Ground, node: Node, secret_id: str, reasons: tuple[Reason, ...], progress: Progress) -> Rotated:
     """Revoke one secret of a node; if none is left that seals, make a new one."""
-    await require_authority(g, node)
+    await require_private(g, node)
     problems = await _take_stock(g, node, progress)
 
     def step(s: State) -> Done[str]:

@@ -64,7 +64,7 @@ async def publish(
     if encrypt is None and not encrypt_for and not private:
         await _require_clear(g, node)
     ready = await _seal(g, node, payload, encrypt, encrypt_for, private=private)
-    if sign and (ready.secret or ready.report):
+    if sign and (private or ready.secret or ready.report):
         await attaching.require_secret(g, node)
     signature = await attaching.make_signature(g, node, payload) if sign else b""
     item_id = item_id or random_name()
@@ -76,7 +76,7 @@ async def publish(
     if not signature:
         return result
     try:
-        await attaching.attach_signature(g, node, item_id, signature, sealed=None if result.in_clear else True)
+        await attaching.attach_signature(g, node, item_id, signature, sealed=private or not result.in_clear)
     except (NetworkError, UsageError) as error:
         return result._replace(unsigned=error)
     return result._replace(signed=True)

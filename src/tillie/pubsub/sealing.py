@@ -45,6 +45,9 @@ _PLAIN = re.compile(
 )  # fmt: skip
 # What Libervia shows damaged: it puts the bytes through Python's repr. Outside of text and values none of these occurs.
 _REWRITTEN = ((b"\\", b"&#92;"), (b"'", b"&#39;"), (b"\n", b"&#10;"), (b"\t", b"&#9;"), (b"\x7f", b"&#127;"))
+IN_CLEAR = (
+    "It is in clear, and others of this node are sealed: anybody at the service could have written or changed it."
+)
 _MALFORMED_PAYLOAD = "what it opens to is not one XML element"
 
 
@@ -273,7 +276,8 @@ def _clear(s: State, node: Node, under: Node, item: Item, now: Time) -> Reading:
         first = _track(s, node, item.id, _hash(b"clear" + item.payload), False, now).first
         if member.removed is not None and first >= member.removed:
             return _rejected(item, "", member.removed)
-    return Reading(item, ItemKind.CLEAR, item.payload)
+    notes = (IN_CLEAR,) if secrets.known(s, under).secrets else ()
+    return Reading(item, ItemKind.CLEAR, item.payload, notes=notes)
 
 
 # -- what was seen --------------------------------------------------------------------------------------------------
