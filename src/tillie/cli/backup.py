@@ -31,7 +31,7 @@ def backup(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Write identity, trust, history and settings into one file, sealed under a passphrase.
+    """Write an account into one sealed file. Identity, OpenPGP keys, secrets of nodes, trust, history, settings.
 
     Sessions are not in it: two copies of one would break both. A restored device begins new ones.
     """
@@ -65,7 +65,7 @@ def restore(
     password_file: PasswordFile = None,
     backup_passphrase_file: BackupPassphraseFile = None,
 ) -> None:
-    """Bring an account back from a backup, as a new device with the same identity.
+    """Bring an account back from a backup. It is a new device with the same identity.
 
     Your contacts see the fingerprint that they know. What was sent to the old device alone can't be read here.
     """

@@ -47,7 +47,7 @@ def list_(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Somebody's keys of every kind, with what their certificates say, and what you think of them."""
+    """Show somebody's keys, of every kind. With what their certificates say, and what you think of them."""
     from tillie.cli import online, unlock
 
     whose = contact(address) if address else None
@@ -189,7 +189,7 @@ def _key_passphrase(data: bytes, file: Path | None) -> str:
 def publish(
     scheme: SchemeOption = SchemeName.OPENPGP, account: AccountOption = None, passphrase_file: PassphraseFile = None
 ) -> None:
-    """Publish your keys again: another program took them off the list, or the server lost them."""
+    """Publish your keys again. For when another program took them off the list, or the server lost them."""
     from tillie.cli import online, unlock
 
     async def work(client: Client, _: Lines) -> tuple[tuple[Device, ...], bool]:
@@ -211,7 +211,7 @@ def revoke(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Revoke an OpenPGP key of yours, for good: nobody seals for it any more, and its signatures stop counting.
+    """Revoke an OpenPGP key of yours for good. Nobody seals for it any more, and its signatures stop counting.
 
     For a key that was stolen or is given up. What was sealed for it can still be read here.
     """
@@ -245,7 +245,7 @@ def revoke(
 
 @group.command()
 def retract(fingerprint: KeyArgument, account: AccountOption = None, passphrase_file: PassphraseFile = None) -> None:
-    """Take an OpenPGP key off your list without revoking it: one that is lost, or that you keep for old messages."""
+    """Take an OpenPGP key off your list, unrevoked. One that is lost, or that you keep for old messages."""
     from tillie.cli import online, unlock
 
     with unlock.account(account, passphrase_file) as ours:
@@ -283,7 +283,7 @@ def _own_key(ours: Account, typed: str) -> KnownKey:
 def backup(
     scheme: SchemeOption = SchemeName.OPENPGP, account: AccountOption = None, passphrase_file: PassphraseFile = None
 ) -> None:
-    """Keep a sealed copy of your OpenPGP keys at your server, and print the code that opens it, once.
+    """Keep a sealed copy of your OpenPGP keys at your server. The code that opens it is printed, once.
 
     With the code, 'tillie keys restore' brings them to another device of yours. A new backup replaces the one before
     and its code. ('tillie backup FILE' writes everything, trust and history too, into a file.)
@@ -316,7 +316,7 @@ def restore(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Bring your OpenPGP keys here from the sealed copy at your server, with the code of 'tillie keys backup'."""
+    """Bring your OpenPGP keys here from that copy. The code of 'tillie keys backup' opens it."""
     from tillie.cli import online, unlock
     from tillie.schemes.openpgp import backup as key_backup
 

@@ -41,7 +41,7 @@ def send(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Seal a message for every trusted device of somebody, and your own others, and send it.
+    """Seal a message and send it. For every trusted device of somebody, and your own others.
 
     Examples: tillie send bob@example.net "Tea at four?" · fortune | tillie send bob@example.net -
     """
@@ -249,7 +249,7 @@ def history(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """What was said with somebody, as this machine keeps it in its encrypted store."""
+    """Show what was said with somebody. As this machine keeps it in its encrypted store."""
     from tillie.cli import unlock
 
     with unlock.account(account, passphrase_file) as ours:

@@ -39,7 +39,7 @@ def seal(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Seal anything for people whose OpenPGP keys are known here, and for yourself; signed by you. Asks no server.
+    """Seal anything, offline. For people whose OpenPGP keys are known here, and for yourself; signed by you.
 
     Example: tillie seal --to bob@example.net < plan.pdf > plan.sealed
     """
@@ -73,7 +73,7 @@ def open_(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Open what 'tillie seal' made: the content to standard output, who sealed it to standard error. Asks no server.
+    """Open what 'tillie seal' made, offline. The content to standard output, who sealed it to standard error.
 
     Exit code 3: it opened, but you have not decided to trust the key that signed it, or distrust it. The content is
     written all the same, except for a distrusted key.

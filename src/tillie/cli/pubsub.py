@@ -213,7 +213,7 @@ def list_(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """The items of a node, a line for each: its id, what it is, who published it, how it begins."""
+    """Show the items of a node, a line for each. Its id, what it is, who published it, how it begins."""
     at = service_of(service)
 
     async def work(client: Client) -> list[tuple[str, str, str, str]]:

@@ -60,7 +60,7 @@ def create(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Make a private node: closed to everybody, its items sealed. 'tillie pubsub secret share' lets people in.
+    """Make a private node. It is closed to everybody, its items sealed. 'tillie pubsub secret share' lets people in.
 
     The service sees the node's name, who has access, when and how much is written; not what. Example:
     tillie pubsub node create blog
@@ -99,7 +99,7 @@ def convert(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Make a node that you have private: it is closed, and what you publish from now on is sealed.
+    """Make an existing node private. It is closed, and what you publish from now on is sealed.
 
     What is there already stays in clear, and is named: publish it anew, or delete it.
     """
@@ -148,7 +148,7 @@ def configure(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Change options of a node of yours (XEP-0060), and show all of them."""
+    """Change options of a node of yours, and show all (XEP-0060)."""
     at = service_of(service)
     changes = dict(map(_option, options or ()))
 
@@ -205,7 +205,7 @@ def members(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Who has access to a node of yours: by the service's list, and which secrets each was sent."""
+    """Show who has access to a node of yours. By the service's list, and which secrets each was sent."""
     at = service_of(service)
 
     async def work(client: Client) -> tuple[Access, ...]:
@@ -261,7 +261,7 @@ def list_(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """The nodes that a service shows you, and those anywhere whose secrets you have."""
+    """Show your nodes. Those that a service shows you, and those anywhere whose secrets you have."""
     at = service_of(service)
 
     async def work(client: Client) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def list_(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """The secrets that this machine has, which of them seals, who was sent each, and what waits for a decision.
+    """Show of which nodes secrets are here. Which of them seals, who was sent each, what waits for a decision.
 
     The secrets themselves are never shown.
     """
@@ -142,7 +142,7 @@ def share(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Let people into a node: at the service, and with its secrets, sealed for their OpenPGP keys.
+    """Let people into a node. At the service, and with its secrets, sealed for their OpenPGP keys.
 
     They can read all that is there, old items too. Example: tillie pubsub secret share blog nurse@example.org
     """
@@ -216,7 +216,7 @@ def revoke(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Take somebody's access back: the locks are changed, everybody else is told, the service shuts her out.
+    """Take somebody's access back. The locks are changed, everybody else is told, the service shuts her out.
 
     What that can't undo is said plainly. Example: tillie pubsub secret revoke blog nurse@example.org
     """
@@ -254,7 +254,7 @@ def rotate(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Change the locks: all secrets are revoked, a new one is made, and everybody who has access gets it."""
+    """Change the locks. All secrets are revoked, a new one is made, and everybody who has access gets it."""
     from tillie.cli import progress
 
     at = service_of(service)
@@ -329,7 +329,7 @@ def accept(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Decide whose secrets seal and open a node, where the service does not tell who owns it.
+    """Decide whose secrets count for a node. For where the service does not tell who owns it.
 
     From then on only what this person says of the node's secrets counts.
     """

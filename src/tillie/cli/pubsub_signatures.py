@@ -35,7 +35,7 @@ def sign(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Sign an item as it is now, with your OpenPGP key: yours, or somebody else's. What was signed is shown."""
+    """Sign an item as it is now, with your OpenPGP key. Yours, or somebody else's; what was signed is shown."""
     from tillie.cli.entries import text_of
 
     at = service_of(service)
@@ -60,7 +60,7 @@ def check(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Check all signatures of an item, each signer for herself.
+    """Check all signatures of an item. Each signer for herself.
 
     Exit code 0: valid, by a key that you trust. 3: valid, but you do not trust the key. 8: not signed, or not valid.
     """

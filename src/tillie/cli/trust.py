@@ -78,7 +78,7 @@ def verify(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Compare fingerprints with somebody, over the telephone or face to face, and say that they match.
+    """Compare fingerprints with somebody. Over the telephone or face to face; then say that they match.
 
     Example: tillie verify bob@example.net
     """
