@@ -319,7 +319,8 @@ def test_an_existing_node_becomes_private() -> None:
         await juliet.nodes.share(BLOG, NURSE)
         await house.heard()
         assert texts(await nurse.read(BLOG)) == ["for us", "for all the world"]
-        assert (await juliet.nodes.convert(BLOG)).secret == converted.secret
+        again = await juliet.nodes.convert(BLOG)
+        assert (again.secret, again.in_clear, again.readers) == (converted.secret, (clear.id,), ())
         assert [bool(reading.notes) for reading in await nurse.read(BLOG)] == [False, True]  # it may not be hers
 
     at_home(scenario)

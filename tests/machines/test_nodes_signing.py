@@ -190,6 +190,22 @@ def test_the_list_of_an_attachment_node_is_kept_in_step(does_attachments: bool) 
     at_home(scenario, attachments=does_attachments)
 
 
+def test_the_access_of_an_attachment_node_is_kept_in_step() -> None:
+    async def scenario(house: House) -> None:
+        juliet = await house.person(JULIET)
+        await juliet.nodes.create(BLOG, access="open")
+        published = await juliet.nodes.publish(BLOG, entry("signed"), sign=True)
+        place = house.pubsub.nodes[node_for(BLOG, published.id)]
+        assert place.options["pubsub#access_model"] == "open"
+        await juliet.nodes.configure(BLOG, {"pubsub#access_model": "whitelist"})
+        assert place.options["pubsub#access_model"] == "whitelist"
+        house.pubsub.nodes[BLOG].affiliations[TYBALT] = "outcast"
+        another = await juliet.nodes.publish(BLOG, entry("signed, too"), sign=True)
+        assert house.pubsub.nodes[node_for(BLOG, another.id)].affiliations[TYBALT] == "outcast"
+
+    at_home(scenario)
+
+
 # -- a hostile service ------------------------------------------------------------------------------------------------
 
 

@@ -53,14 +53,12 @@ async def create(
     with explained(MAKING, node):
         node = Node(node.service, await g.service.create(node, options))
 
-    def step(s: State) -> Done[None]:
+    def step(s: State) -> None:
         want(s, node, options)
-        learned = hearing.learn_owners(s, node, g.account, (g.account,), g.now())
         if encrypted:
             sharing.start(s, node, g.account, g.now(), type=type)
-        return Done(None, learned.effects)
 
-    await g.step(step)
+    await g.write(step)
     await sharing.deliver(g, node, silent)
     return node
 
