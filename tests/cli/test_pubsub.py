@@ -478,9 +478,11 @@ def test_long_work_shows_a_bar_on_a_terminal_s_stderr_only(
     monkeypatch.setattr(sys, "stderr", err())
     with progress.shown(also_with_results=with_results) as tell:
         tell("sending secrets", 7, 100)
+        show.line("a result")
     shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
     assert ("7/100" in shown) is bar
-    assert sys.stdout.getvalue() == ""  # type: ignore[attr-defined]
+    assert sys.stdout.getvalue() == "a result\n"  # type: ignore[attr-defined]
+    assert "a result" not in shown
 
 
 def test_long_sentences_break_between_words_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
