@@ -351,13 +351,25 @@ def test_a_revocation_can_not_be_undone_by_a_server() -> None:
 
 def test_unlisted_certificates_are_bounded() -> None:
     world, alice, bob = pair()
+    gone = another()
     alice.say(BOB, "one")
-    for step in range(contacts.MAX_UNLISTED // 32 + 2):
-        world.announce(BOB, bob.key.certificate, *(another().certificate for _ in range(32)), dates=world.now + step)
+    for _ in range(contacts.MAX_UNLISTED // 32 + 2):
+        world.now += 1
+        world.announce(BOB, bob.key.certificate, *(another().certificate for _ in range(32)))
         world.push(BOB)
         alice.say(BOB, "x")
+    for each in (gone, openpgp.revoke(gone)):
+        world.now += 1
+        world.announce(BOB, bob.key.certificate, each.certificate)
+        world.push(BOB)
+        alice.say(BOB, "two")
     rows = [key for key in alice.dump() if key.kind == "certificate"]
-    assert len(rows) <= contacts.MAX_UNLISTED + 33
+    assert contacts.MAX_UNLISTED < len(rows) <= contacts.MAX_UNLISTED + 33
+    world.announce(BOB, bob.key.certificate, dates=world.now)
+    world.push(BOB)
+    world.announce(BOB, bob.key.certificate, gone.certificate, dates=world.now + 1)
+    world.push(BOB)
+    assert {each.device.key: each.why for each in alice.say(BOB, "x").report}[gone.fingerprint] == "revoked"
 
 
 # -- what may be inside ---------------------------------------------------------------------------------------------

@@ -419,6 +419,15 @@ def test_a_key_that_was_copied_before_it_was_published_is_published() -> None:
     assert world.announced(ALICE) == [alice.key.fingerprint]
 
 
+def test_an_old_copy_of_a_revoked_key_does_not_bring_it_back() -> None:
+    world, alice = alone()
+    copy = alice.key.data
+    alice.run(lambda s: alice.scheme.revoke(s, alice.device.key, alice.now))
+    alice.run(lambda s: alice.scheme.import_keys(s, copy, "", alice.now))
+    assert alice.key.certificate.revoked
+    assert world.announced(ALICE) == []
+
+
 def test_an_import_of_a_key_that_was_revoked_meanwhile() -> None:
     world, alice = alone()
     revoked = openpgp.revoke(alice.key)
