@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from support.people import BLOG, JULIET, NURSE, ROMEO, TYBALT, House, at_home, entry, texts
+from support.people import BLOG, JULIET, NURSE, PUBSUB, ROMEO, TYBALT, House, at_home, entry, texts
 from tillie.errors import UsageError
 from tillie.model import Trust
 from tillie.pubsub import attachments, signing
@@ -206,6 +207,24 @@ def test_the_access_of_an_attachment_node_is_kept_in_step() -> None:
     at_home(scenario)
 
 
+def test_only_the_owner_makes_an_attachment_node() -> None:
+    async def scenario(house: House) -> None:
+        juliet, romeo = await house.person(JULIET), await house.person(ROMEO)
+        blog = await juliet.nodes.create(Node(PUBSUB, ""))
+        await juliet.nodes.share(blog, ROMEO, role=Role.PUBLISHER)
+        await house.heard()
+        published = await romeo.nodes.publish(blog, entry("by Romeo"))
+        assert not await romeo.nodes.allow_attachments(blog, published.id)  # this service would let him
+        with pytest.raises(UsageError, match="no place for attachments"):
+            await romeo.nodes.sign(blog, published.id)
+        assert node_for(blog, published.id) not in house.pubsub.nodes
+        assert await juliet.nodes.allow_attachments(blog, published.id)
+        assert await juliet.nodes.allow_attachments(blog, published.id)
+        await romeo.nodes.sign(blog, published.id)
+
+    at_home(scenario)
+
+
 # -- a hostile service ------------------------------------------------------------------------------------------------
 
 
@@ -243,6 +262,35 @@ def test_signatures_do_not_move_between_versions_items_and_people() -> None:
         checked = await nurse.nodes.check(BLOG, tybalts.id)
         assert [report.signer for report in checked.reports] == [TYBALT]
         assert any("attached under the address of" in note for note in checked.reports[0].notes)
+
+    at_home(scenario)
+
+
+def test_what_somebody_else_attached_is_not_taken_for_ours() -> None:
+    async def scenario(house: House) -> None:
+        juliet, nurse = await house.person(JULIET), await house.person(NURSE)
+        await juliet.nodes.create(BLOG)
+        await juliet.nodes.share(BLOG, NURSE)
+        await house.heard()
+        published = await juliet.nodes.publish(BLOG, entry("signed"))
+        await juliet.nodes.allow_attachments(BLOG, published.id)
+        await nurse.nodes.attach(
+            BLOG, published.id, lambda _: attachments.encode([b"<mine xmlns='urn:example:nurse'/>"])
+        )
+        place = house.pubsub.nodes[node_for(BLOG, published.id)]
+        service: Any = juliet.connection.service
+        honest = service.items
+
+        async def items(node: Node, *, ids: Any = (), limit: Any = None) -> AsyncIterator[list[Item]]:
+            async for page in honest(node):
+                yield page  # all, whatever was asked for
+
+        service.items = items
+        await juliet.nodes.sign(BLOG, published.id)
+        service.items = honest
+        there = {one.author: one.children for one in (await juliet.nodes.attachments(BLOG, published.id)).attached}
+        assert [child.tag for child in there[JULIET]] == [signing.SIGNATURE]
+        assert set(place.items) == {JULIET, NURSE}
 
     at_home(scenario)
 
