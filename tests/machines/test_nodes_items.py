@@ -192,6 +192,7 @@ def test_cancelled_work_ends() -> None:
         with pytest.raises(asyncio.CancelledError):
             await first
         assert await second == b"opened"  # by another process: the first one's is ended
+        assert workers.started == 1
         await workers.close()
         await workers.close()
         assert workers.started == 0
