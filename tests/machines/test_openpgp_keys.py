@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.openpgp import ALICE, BOB, LIST, PgpEnd, PgpWorld, pair
-from tillie.crypto import openpgp
+from tillie.crypto import openpgp, password
 from tillie.directory import openpgp as directory
 from tillie.errors import NoProgress, StoreTooNew, TooLarge, UsageError
 from tillie.model import Device, Done, Fetched, Kind, Publish, RolledBack
@@ -345,6 +345,12 @@ def test_a_backup_is_published_for_us_alone_and_restored() -> None:
     for letter in world.take(alice):
         assert laptop.open(letter.arrived).kind is Kind.OPENED
     assert laptop.read_texts == ["hello, Alice"]
+
+
+def test_a_code_is_stretched() -> None:
+    _, alice = alone()
+    payload = alice.run(lambda s: Done(alice.scheme.backup(s, alice.scheme.new_code())))
+    assert password.work(directory.parse_backup(payload)) > 10_000_000
 
 
 def test_a_wrong_code_changes_nothing() -> None:

@@ -18,8 +18,9 @@ from tillie.errors import (
     Undecryptable,
     UsageError,
 )
-from tillie.model import Address, Fetch, Trust
-from tillie.schemes.openpgp import OpenedObject, SealedObject, objects
+from tillie.model import Address, Content, Fetch, Trust
+from tillie.schemes.openpgp import OpenedObject, SealedObject, content, objects
+from tillie.schemes.openpgp.content import Form
 from tillie.trust.decisions import Policy
 
 DATA = bytes(range(256))
@@ -126,6 +127,15 @@ def test_what_is_no_object() -> None:
     world, alice, bob = acquainted()
     with pytest.raises(Malformed):
         opened(bob, forged(alice.key, [bob.key.certificate], "x", [BOB], world.now))
+
+
+@pytest.mark.parametrize("form", [Form.SIGN, Form.CRYPT])
+def test_what_says_that_it_was_made_otherwise(form: Form) -> None:
+    world, alice, bob = acquainted()
+    inside = Content(b"<object xmlns='urn:tillie:object:0'>QQ==</object>")
+    plaintext = content.encode(form, inside, [BOB], world.now, bytes)
+    with pytest.raises(Refused, match="says that it is not"):
+        opened(bob, openpgp.signcrypt(plaintext, alice.key, [bob.key.certificate]))
 
 
 def test_what_comes_from_the_future() -> None:
