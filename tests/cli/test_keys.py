@@ -158,6 +158,13 @@ def test_a_key_is_not_named_by_a_short_id(alice: Person, typed: str) -> None:
     assert listed(alice)[0]["revoked"] is False
 
 
+def test_removing_an_account_leaves_the_key_to_other_devices(alice: Person, bob: Person) -> None:
+    fingerprint = generated(alice)
+    done = alice("account", "remove", ALICE, "--yes")
+    assert (done.code, "stays on the account's list" in done.err) == (exits.OK, True)
+    assert [key["fingerprint"].replace(" ", "") for key in listed(bob, ALICE)] == [fingerprint]
+
+
 # -- backup ---------------------------------------------------------------------------------------------------------
 
 

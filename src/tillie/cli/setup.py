@@ -86,6 +86,8 @@ def leave(entry: Entry, passphrase_file: Path | None) -> None:
     try:
         with unlock.account(entry.address, passphrase_file) as account:
             online.run(account, unlock.password(account), work, ask=False)
+            if any(key.info and key.this and key.listed for key in account.keys(account.address)):
+                show.note("Its OpenPGP key stays on the account's list: other devices of yours may have it.")
     except (NetworkError, StoreError) as error:
         show.failure(error)
         show.note("The device stays on the account's list; 'tillie devices remove' on another one takes it off.")
