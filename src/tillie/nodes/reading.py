@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from typing import NamedTuple
 
 from tillie.errors import Malformed, NetworkError, NoProgress, PeerError, Rejected, UsageError
@@ -68,8 +69,9 @@ async def _end(pages: AsyncIterator[object]) -> None:
 
 async def get(g: Ground, node: Node, item_id: str) -> Reading:
     """One item. Raises `Rejected` if the service has none of this id."""
-    async for reading in items(g, node, (item_id,), None, silent):
-        return reading
+    async with aclosing(items(g, node, (item_id,), None, silent)) as readings:
+        async for reading in readings:
+            return reading
     raise Rejected(f"{node.name!r} at {node.service} has no item {item_id!r}.", condition="item-not-found")
 
 

@@ -7,6 +7,7 @@ meanwhile refuses it. Then it is remembered, and its signature attached.
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import NamedTuple
 
 from tillie.errors import Malformed, NetworkError, Rejected, TillieError, UsageError
@@ -97,14 +98,15 @@ async def _require_clear(g: Ground, node: Node) -> None:
     """A new device, or a member whose secret has not come, knows of no secret of a private node. Raises `UsageError` if
     the newest item there is sealed, and nobody has said that this one is to be in clear."""
     try:
-        async for reading in items(g, node, (), 1, silent):
-            if reading.secret:
-                raise UsageError(
-                    "It was not published: the items of this node are sealed, and there is no secret of it here.",
-                    hint="Its owner shares it with 'tillie pubsub secret share'; or say that it is to be in clear.",
-                )
+        async with aclosing(items(g, node, (), 1, silent)) as newest:
+            sealed = [reading async for reading in newest if reading.secret]
     except Rejected:
-        pass  # there is no such node yet, or we may write and not read
+        return  # there is no such node yet, or we may write and not read
+    if sealed:
+        raise UsageError(
+            "It was not published: the items of this node are sealed, and there is no secret of it here.",
+            hint="Its owner shares it with 'tillie pubsub secret share'; or say that it is to be in clear.",
+        )
 
 
 async def _seal(
