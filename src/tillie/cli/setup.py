@@ -82,6 +82,7 @@ def leave(entry: Entry, passphrase_file: Path | None) -> None:
         device = client.account.own_device()
         if device is not None:
             await client.unlist(device.id)
+        await client.refresh_openpgp(client.account.address)
 
     try:
         with unlock.account(entry.address, passphrase_file) as account:
