@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tillie.errors import Rejected, Unreachable
 from tillie.model import Address, Fetch, Fetched, Publication
 from tillie.networks.xmpp.elements import form
 from tillie.networks.xmpp.network import NODE_CONFIG, OWNER, PUBSUB, XmppNetwork
+from tillie.schemes.openpgp import backup
 
 __all__ = ["prosody"]
 
@@ -125,6 +127,9 @@ class Limited(XmppNetwork):
             if self.refuses:
                 self.refuses -= 1
                 raise self.refusal
+        elif payload.find(f"{{{PUBSUB}}}create") is not None:
+            self.asked.append("create")
+            raise Rejected("conflict", condition="conflict")
         else:
             self.asked.append("publish")
         return ET.Element("iq")
@@ -135,6 +140,17 @@ def test_a_server_that_does_not_know_the_options() -> None:
     asyncio.run(ejabberd.publish(ITEM))
     sizes = ["max", "10000", "1000", "250", "100"]
     assert ejabberd.asked == ["publish with options", "publish", *(f"configure {size}" for size in sizes)]
+
+
+def test_what_nobody_else_may_see_is_not_published_before_its_node_is_closed() -> None:
+    secret = replace(ITEM, options=backup.OPTIONS)
+    server = Limited(Rejected("bad-request", condition="bad-request"), most="never")
+    asyncio.run(server.publish(secret))
+    assert server.asked == ["publish with options", "create", "configure never", "publish"]
+    stubborn = Limited(Rejected("bad-request", condition="bad-request"), most="")
+    with pytest.raises(Rejected):
+        asyncio.run(stubborn.publish(secret))
+    assert "publish" not in stubborn.asked
 
 
 def test_a_precondition_that_does_not_hold() -> None:

@@ -25,6 +25,7 @@ LARGE_NUMBERS = ("max", "10000", "1000", "250", "100")
 OPTION_REFUSED = frozenset(
     {"bad-request", "not-acceptable", "feature-not-implemented", "conflict", "resource-constraint"}
 )
+_PRIVATE = ("pubsub#access_model", "whitelist")
 
 
 class XmppNetwork:
@@ -146,9 +147,23 @@ class XmppNetwork:
             if refusal.detail == "precondition-not-met":
                 await self._configure(publication)
                 await self._publish(publication, with_options=True)
+            elif _PRIVATE in publication.options:
+                # Nobody else may see it, not even for the moment until the node is configured.
+                await self._create(publication)
+                await self._configure(publication)
+                await self._publish(publication, with_options=False)
             else:
                 await self._publish(publication, with_options=False)
                 await self._configure(publication)
+
+    async def _create(self, publication: Publication) -> None:
+        payload = ET.Element(f"{{{PUBSUB}}}pubsub")
+        ET.SubElement(payload, f"{{{PUBSUB}}}create", {"node": publication.node})
+        try:
+            await self.ask("set", None, payload)
+        except Rejected as refusal:
+            if refusal.condition != "conflict":  # it is there
+                raise
 
     async def _publish(self, publication: Publication, *, with_options: bool) -> None:
         payload = ET.Element(f"{{{PUBSUB}}}pubsub")
