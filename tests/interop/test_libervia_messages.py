@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from html import escape
+from itertools import count
 
 import pytest
 
@@ -18,7 +20,9 @@ from support.beside_libervia import (
     pair,
     pubsub_prosody,
 )
+from support.libervia import WAIT_SECONDS, LiberviaError
 from tillie.client import text_of
+from tillie.pipeline import Delivery
 from tillie.pubsub.items import ItemKind, Node
 
 __all__ = ["libervia", "pair", "pubsub_prosody"]
@@ -84,5 +88,34 @@ def test_we_read_an_item_for_us_alone(friends: Pair) -> None:
         assert reading.by.address == JULIET
         assert title.encode() in (reading.payload or b"")
         assert await pair.nodes.get(node, item) == reading  # its key opens once, and it is kept
+
+    pair.run(story())
+
+
+def test_a_new_key_of_ours_is_taken_and_the_old_one_given_up(friends: Pair) -> None:
+    """Libervia asks for a list of keys once, and hears of later ones from notifications alone: they carry the list."""
+    pair = friends
+
+    numbers = count()
+
+    async def taken() -> bool:
+        await pair.client.send(JULIET, f"under the new key, {next(numbers)}", scheme="openpgp")
+        return any("new key" in message for message in await pair.messages())
+
+    async def answered() -> Delivery | None:
+        # Until it has heard that the old key is off the list, Libervia's GnuPG refuses to seal for a revoked one.
+        with contextlib.suppress(LiberviaError):
+            await pair.cli("message send", "-e", SESSION, TILLIE, stdin="for the new key")
+        return next(iter(await pair.deliveries()), None)
+
+    async def story() -> None:
+        [old] = [key for key in pair.client.account.keys(TILLIE) if key.info and key.this]
+        await pair.client.generate_key(another=True)
+        await pair.until(taken, "a message under the new key")
+        await pair.client.revoke_key(old.device.key)
+        assert await pair.client.announced(WAIT_SECONDS)
+        delivery = await pair.until(answered, "her message")
+        assert text_of(delivery.content) == "for the new key"
+        assert delivery.is_trusted
 
     pair.run(story())

@@ -13,10 +13,19 @@ from typing import Any, TypeVar
 
 import pytest
 
-from support.libervia import CREATORS, POLL, SERVICE, WAIT_SECONDS, PrivateLibervia, libervia, pubsub_prosody
+from support.libervia import (
+    CREATORS,
+    POLL,
+    SERVICE,
+    WAIT_SECONDS,
+    LiberviaError,
+    PrivateLibervia,
+    libervia,
+    pubsub_prosody,
+)
 from support.prosody import PASSWORD
 from tillie.account import Account
-from tillie.client import Client, options_of
+from tillie.client import Client, options_of, text_of
 from tillie.demo.prosody import PrivateProsody
 from tillie.model import Address
 from tillie.networks.xmpp import connection as xmpp
@@ -33,6 +42,7 @@ JULIET, TILLIE = (Address(jid) for jid in CREATORS)
 PROFILE = "juliet"
 COMPONENT = Address(SERVICE)
 ATOM = "http://www.w3.org/2005/Atom"
+HARD = "\u201cit&apos;s&quot; \xfc"  # for an attribute
 SESSION = "OXIM"  # Libervia's name of a conversation by XEP-0374
 
 
@@ -59,7 +69,7 @@ class Pair:
         """Both have an account and announce an OpenPGP key and an OMEMO device; neither sees the other's presence."""
         for jid in (JULIET, TILLIE):
             self.server.add_user(jid, PASSWORD)
-        await self._in_thread(self.libervia.add_profile, PROFILE, JULIET, PASSWORD)
+        await asyncio.to_thread(self.libervia.add_profile, PROFILE, JULIET, PASSWORD)
         account = Account(MemoryStore(TILLIE))
         options = options_of(account, True, None, lambda notice: self.notices.append(notice.text))
         login = xmpp.Login(TILLIE, PASSWORD, f"127.0.0.1:{self.server.port}", ca_file=str(self.server.ca_file))
@@ -72,7 +82,7 @@ class Pair:
 
     async def befriend(self) -> None:
         """From now on each sees the other's presence: only then Libervia shows its OMEMO keys, and hears of ours."""
-        await self._in_thread(self.libervia.befriend, PROFILE, TILLIE)
+        await asyncio.to_thread(self.libervia.befriend, PROFILE, TILLIE)
         for kind in ("subscribe", "subscribed"):
             self._xmpp.send_presence(pto=JULIET, ptype=kind)
         await self.until(self._sees_her, "her presence")
@@ -97,30 +107,29 @@ class Pair:
         return self.client.nodes
 
     async def deliveries(self) -> list[Delivery]:
-        """What waits in our inbox; it is empty then."""
+        """The texts that wait in our inbox; it is empty then. What has none is left out: amid a conversation Libervia
+        seals OMEMO's own empty messages into messages of OpenPGP."""
         found = await self.client.engine.inbox()
         for row, _ in found:
             await self.client.acknowledge(row)
-        return [delivery for _, delivery in found]
+        return [delivery for _, delivery in found if text_of(delivery.content)]
 
-    async def until(self, ready: Callable[[], Awaitable[T]], what: str) -> T:
+    async def until(self, ready: Callable[[], Awaitable[T | None]], what: str) -> T:
         """What `ready` gives as soon as it is something true."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            while True:
-                if found := await ready():
-                    return found
-                await asyncio.sleep(POLL)
-        raise AssertionError(what)
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                while not (found := await ready()):  # noqa: ASYNC110  Libervia tells of nothing
+                    await asyncio.sleep(POLL)
+        except TimeoutError:
+            raise LiberviaError(f"{what} did not come: {self.libervia.log[-1000:]}") from None
+        return found
 
     # -- Libervia's end -----------------------------------------------------------------------------------------------
-
-    async def _in_thread(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
-        return await asyncio.to_thread(call, *arguments, **options)
 
     async def cli(self, *command: str, stdin: str | None = None) -> str:
         """One of Juliet's commands: `cli("message send", "-e", ...)`."""
         words, *arguments = command
-        return await self._in_thread(self.libervia.cli, *words.split(), "-p", PROFILE, *arguments, stdin=stdin)
+        return await asyncio.to_thread(self.libervia.cli, *words.split(), "-p", PROFILE, *arguments, stdin=stdin)
 
     async def at(self, words: str, node: Node, *arguments: str, stdin: str | None = None) -> str:
         """One of her commands at a node."""
@@ -139,11 +148,11 @@ class Pair:
         return {item.get("id", ""): canonical(item[0]) for item in ET.fromstring(f"<all>{shown}</all>")}
 
     async def secrets(self, node: Node) -> dict[str, dict[str, Any]]:
-        return await self._in_thread(self.libervia.secrets, PROFILE, node.service, node.name)
+        return await asyncio.to_thread(self.libervia.secrets, PROFILE, node.service, node.name)
 
     async def messages(self) -> list[str]:
         """The bodies that she has from us."""
-        return await self._in_thread(self.libervia.messages, PROFILE, TILLIE)
+        return await asyncio.to_thread(self.libervia.messages, PROFILE, TILLIE)
 
     async def signatures(self, node: Node, item_id: str) -> dict[str, dict[str, Any]]:
         """The signatures that she sees at an item, by who attached them."""
@@ -151,8 +160,8 @@ class Pair:
         return {one["from"]: one["signature"] for one in found if "signature" in one}
 
     async def forget(self) -> None:
-        """She forgets what Libervia has cached of nodes: it checks signatures of what it knows, not of what is there."""
-        await self._in_thread(self.libervia.calls, ("psCacheReset", []))
+        """She forgets what Libervia has cached of nodes: it checks signatures of what it knows, whatever is there."""
+        await asyncio.to_thread(self.libervia.calls, ("psCacheReset", []))
 
     async def finds_valid(self, node: Node, item_id: str, signature: dict[str, Any]) -> bool:
         """Whether a signature is valid, says she."""
@@ -162,17 +171,14 @@ class Pair:
 
 def canonical(element: bytes | ET.Element) -> str:
     """The same text for the same element, whatever its prefixes, quotes and references."""
-    return ET.canonicalize(
-        element.decode() if isinstance(element, bytes) else ET.tostring(element, "unicode"), rewrite_prefixes=True
-    )
+    data = element.decode() if isinstance(element, bytes) else ET.tostring(element, "unicode")
+    return ET.canonicalize(data, rewrite_prefixes=True)
 
 
-def entry(text: str, *, link: str = "\u201cit&apos;s&quot; \xfc") -> bytes:
-    """A blog entry; both are XML."""
-    return (
-        f"<entry xmlns='{ATOM}' xml:lang='en'><title type=\"text\">{text}</title>"
-        f"<link rel='self' title='{link}' href='https://example.org/?a=1&amp;b=2'/></entry>"
-    ).encode()
+def entry(text: str) -> bytes:
+    """A blog entry; `text` is XML."""
+    link = f"<link rel='self' title='{HARD}' href='https://example.org/?a=1&amp;b=2'/>"
+    return f"<entry xmlns='{ATOM}' xml:lang='en'><title type=\"text\">{text}</title>{link}</entry>".encode()
 
 
 @pytest.fixture(scope="module")
