@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
 import typer
+import typer.main
 
 from tillie.cli import account, backup, demo, devices, exits, keys, messages, objects, pubsub, show, trust
 from tillie.errors import TillieError
@@ -49,12 +52,18 @@ backup.register(app)
 demo.register(app)
 
 
+@cache
+def _command() -> Callable[..., Any]:
+    """All commands, built: that takes a tenth of a second, and a program may call `main` again and again."""
+    return typer.main.get_command(app)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code. Whatever goes wrong is one or two lines on stderr, never a traceback."""
     # Libraries that log a failure would write it to stderr, beside what we say about it, for want of a handler.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
-        return int(app(list(arguments), prog_name="tillie", standalone_mode=False) or exits.OK)
+        return int(_command()(list(arguments), prog_name="tillie", standalone_mode=False) or exits.OK)
     except TillieError as error:
         show.failure(error)
         return exits.code_of(error)
