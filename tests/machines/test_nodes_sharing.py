@@ -12,6 +12,7 @@ from support.people import BLOG, JULIET, NURSE, PUBSUB, ROMEO, TYBALT, House, at
 from tillie import store as stores
 from tillie.errors import NoRecipients, Rejected, UsageError
 from tillie.model import Address
+from tillie.nodes.sharing import APART
 from tillie.pubsub import secrets
 from tillie.pubsub.checking import Verdict
 from tillie.pubsub.items import ItemKind, Node
@@ -103,6 +104,35 @@ def test_a_new_member_reads_the_archive_and_writes_with_the_newest_secret() -> N
         assert [secret.revoked for secret in await nurse.nodes.secrets(BLOG)] == [False, True, True, True]
         newest = (await nurse.nodes.publish(BLOG, entry("four"))).secret
         assert newest == (await juliet.nodes.secrets(BLOG))[0].id
+
+    at_home(scenario)
+
+
+def test_the_first_secret_comes_alone_and_the_others_later() -> None:
+    """Libervia loses one of two that come at once where it has none."""
+
+    async def scenario(house: House) -> None:
+        juliet, *guests = [await house.person(name) for name in (JULIET, NURSE, ROMEO, TYBALT)]
+        await juliet.nodes.create(BLOG)
+        await juliet.nodes.share(BLOG, NURSE)
+        await juliet.nodes.rotate(BLOG)
+        assert juliet.pauses == []
+        archive = house.server.archive
+        before = len(archive)
+
+        async def pause(seconds: float) -> None:
+            juliet.pauses.append(seconds)
+            assert sorted(message.to for message in archive[before:]) == [ROMEO, TYBALT]
+
+        juliet.nodes._ground = juliet.nodes._ground._replace(pause=pause)
+        shared = await juliet.nodes.share_all(BLOG, (ROMEO, NURSE, TYBALT))
+        assert [one.messages for one in shared] == [2, 0, 2]
+        assert juliet.pauses == [APART]
+        assert len(archive) == before + 4
+        await house.heard()
+        newest = (await juliet.nodes.secrets(BLOG))[0].id
+        for guest in guests:
+            assert [secret.id == newest for secret in await guest.nodes.secrets(BLOG)] == [True, False]
 
     at_home(scenario)
 

@@ -43,13 +43,17 @@ class Person:
         self.engine = connection.engine
         self.address = connection.account
         self.notices = notices
-        self.nodes = Nodes(connection.engine, connection.service, workers=2)
+        self.pauses: list[float] = []
+        self.nodes = Nodes(connection.engine, connection.service, workers=2, pause=self._pause)
 
     @property
     def openpgp(self) -> OpenPgp:
         scheme = self.engine.scheme_named("openpgp")
         assert isinstance(scheme, OpenPgp)
         return scheme
+
+    async def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
 
     async def make_key(self) -> None:
         await self.engine.drive(lambda s: self.openpgp.generate(s, self.engine.now()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
@@ -39,6 +40,7 @@ class Ground(NamedTuple):
     engine: Engine
     service: Service
     workers: Workers
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     @property
     def account(self) -> Address:

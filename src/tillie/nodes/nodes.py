@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 
 from tillie.engine import Engine
 from tillie.model import Address, Time
@@ -31,10 +32,18 @@ class Nodes:
     `Unreachable`. What the writer of an item did wrong is never raised: it is the `kind` of its `Reading`.
     """
 
-    def __init__(self, engine: Engine, service: Service, *, progress: Progress = silent, workers: int = 0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        service: Service,
+        *,
+        progress: Progress = silent,
+        workers: int = 0,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self.engine = engine
         self.service = service
-        self._ground = Ground(engine, service, Workers(workers))
+        self._ground = Ground(engine, service, Workers(workers), pause)
         self._progress = progress
         self._asked: set[Node] = set()
         self._resumed = False

@@ -38,6 +38,8 @@ from tillie.pubsub.members import Errand, Member, Role
 from tillie.pubsub.statements import Reason
 
 SCHEME = "openpgp"
+# Of two secrets that come at once Libervia keeps one, if it had none of that node: it looks what it has, then writes.
+APART = 2.0  # seconds from the first secret that somebody gets to the others
 AT_ONCE = 16  # messages to one member in one transaction
 STOCK_ITEMS = 1_000  # the newest, that are looked at before locks are changed
 STOCK_SECONDS = 30.0
@@ -131,7 +133,13 @@ class _Place(NamedTuple):
 async def share(g: Ground, node: Node, address: Address, role: Role, progress: Progress) -> Delivered:
     """Give one person access. Raises what stands in the way; then nothing has changed, or `resume` goes on."""
     await require_private(g, node)
-    return await _share(g, node, await _place(g, node, role), address, role, progress)
+    address = address.bare
+    await _admit(g, node, await _place(g, node, role), address, role)
+    delivered = await deliver(g, node, progress, only=frozenset({address}))
+    result = delivered[0] if delivered else Delivered(address, 0)
+    if result.error:
+        raise result.error
+    return result
 
 
 async def share_all(
@@ -140,16 +148,17 @@ async def share_all(
     """Give many people access, one after the other; what stands in the way of one is in her report."""
     await require_private(g, node)
     place = await _place(g, node, role)
-    people_ = list(dict.fromkeys(address.bare for address in addresses))
-    results = []
-    for number, address in enumerate(people_):
-        progress("sharing", number, len(people_))
+    results = {address.bare: Delivered(address.bare, 0) for address in addresses}
+    for number, address in enumerate(results):
+        progress("sharing", number, len(results))
         try:
-            results.append(await _share(g, node, place, address, role, silent))
+            await _admit(g, node, place, address, role)
         except TillieError as error:
-            results.append(Delivered(address, 0, error=error))
-    progress("sharing", len(people_), len(people_))
-    return tuple(results)
+            results[address] = Delivered(address, 0, error=error)
+    admitted = frozenset(address for address, result in results.items() if not result.error)
+    results |= {one.address: one for one in await deliver(g, node, silent, only=admitted)}
+    progress("sharing", len(results), len(results))
+    return tuple(results.values())
 
 
 async def _place(g: Ground, node: Node, role: Role) -> _Place:
@@ -160,8 +169,8 @@ async def _place(g: Ground, node: Node, role: Role) -> _Place:
     return _Place(listed, tuple(await attaching.nodes_of(g, node)))
 
 
-async def _share(g: Ground, node: Node, place: _Place, address: Address, role: Role, progress: Progress) -> Delivered:
-    address = address.bare
+async def _admit(g: Ground, node: Node, place: _Place, address: Address, role: Role) -> None:
+    """Let one person in, at the service and in our records; what she should have is due then."""
     if address == g.account:
         raise UsageError("You have access yourself; 'share' is for others.")
     await _require_reachable(g, address)
@@ -171,11 +180,6 @@ async def _share(g: Ground, node: Node, place: _Place, address: Address, role: R
             await g.service.affiliate(node, {address: affiliation})
     await g.step(lambda s: _added(s, node, address, role, g))
     await attaching.admit(g, place.attached, address)
-    delivered = await deliver(g, node, progress, only=address)
-    result = delivered[0] if delivered else Delivered(address, 0)
-    if result.error:
-        raise result.error
-    return result
 
 
 def _added(s: State, node: Node, address: Address, role: Role, g: Ground) -> Done[None]:
@@ -364,22 +368,42 @@ async def _left_out(g: Ground, node: Node, listed: dict[Address, str]) -> tuple[
 # -- sending what is due ----------------------------------------------------------------------------------------------
 
 
-async def deliver(g: Ground, node: Node, progress: Progress, *, only: Address | None = None) -> tuple[Delivered, ...]:
-    """Send everybody, or one person, what is due, a few messages in one transaction. One who can't be reached holds
+async def deliver(
+    g: Ground, node: Node, progress: Progress, *, only: frozenset[Address] | None = None
+) -> tuple[Delivered, ...]:
+    """Send everybody, or some people, what is due, a few messages in one transaction. One who can't be reached holds
     nobody else up."""
-    errands: dict[Address, list[Errand]] = {}
-    for errand in await g.read(lambda s: members.due(s, node, g.account, only=only)):
-        errands.setdefault(errand.to, []).append(errand)
-    results: list[Delivered] = []
-    total = sum(map(len, errands.values()))
-    done = 0
-    for address, todo in errands.items():
-        progress("sending secrets", done, total)
-        results.append(await _deliver_to(g, node, address, todo))
-        done += len(todo)
+    due, new = await g.read(lambda s: _due(s, node, g.account, only))
+    total, done = sum(map(len, due.values())), 0
+    sent: dict[Address, Delivered] = {}
+    for first in (True, False):
+        for address, todo in due.items():
+            before = sent.get(address, Delivered(address, 0))
+            part = (todo[:1] if first else todo[1:]) if address in new else [] if first else todo
+            if not part or before.error:
+                continue
+            progress("sending secrets", done, total)
+            one = await _deliver_to(g, node, address, part)
+            sent[address] = one._replace(messages=before.messages + one.messages)
+            done += len(part)
+        if first and any(not one.error for one in sent.values()):
+            await g.pause(APART)
     if total:
         progress("sending secrets", total, total)
-    return tuple(results)
+    return tuple(sent[address] for address in due)
+
+
+def _due(
+    s: State, node: Node, account: Address, only: frozenset[Address] | None
+) -> tuple[dict[Address, list[Errand]], frozenset[Address]]:
+    """What is due, by whom it is for; and who has nothing yet and is to have more than one secret."""
+    single = next(iter(only)) if only is not None and len(only) == 1 else None
+    errands: dict[Address, list[Errand]] = {}
+    for errand in members.due(s, node, account, only=single):
+        if only is None or errand.to in only:
+            errands.setdefault(errand.to, []).append(errand)
+    several = [who for who, todo in errands.items() if len(todo) > 1 and who != account]
+    return errands, frozenset(who for who in several if not members.held(s, node, who))
 
 
 async def _deliver_to(g: Ground, node: Node, address: Address, todo: list[Errand]) -> Delivered:
