@@ -59,11 +59,12 @@ class Figure:
 
 @dataclass
 class Result:
-    """What was measured: the median of each side, and sizes in bytes beside them."""
+    """What was measured: the median of each side, sizes in bytes beside them, and the rounds that they come from."""
 
     figure: Figure
     medians: dict[str, float] = field(default_factory=dict)
     error: str = ""
+    rounds: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def ratio(self, above: str, below: str) -> float | None:
         if above not in self.medians or not self.medians.get(below):
@@ -84,7 +85,10 @@ class Result:
 
     @property
     def growth(self) -> float | None:
-        return self.ratio("ours", "tenth")
+        """Round by round: a machine drifts more between two rounds than within one."""
+        if "tenth" not in self.rounds:
+            return None
+        return median(ours / tenth for ours, tenth in zip(self.rounds["ours"], self.rounds["tenth"], strict=True))
 
     @property
     def met(self) -> bool | None:
@@ -139,4 +143,4 @@ def measure(figure: Figure, *, quick: bool = False, cpu: bool = False) -> Result
                 gc.enable()
             side.check(results)
             samples[name].append(median(times) / 1000)
-    return Result(figure, {name: median(values) for name, values in samples.items()})
+    return Result(figure, {name: median(values) for name, values in samples.items()}, rounds=samples)

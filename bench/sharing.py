@@ -21,7 +21,7 @@ from tillie.nodes.sharing import Delivered
 from tillie.store import SqlStore
 
 MEMBERS, TENTH = 100, 10
-ROUNDS, TENTHS = 3, 5
+ROUNDS, TENTHS = 5, 10
 
 
 class Feast:
