@@ -217,6 +217,8 @@ def test_a_new_member_reads_what_was_there_before(juliet: Person, nurse: Person,
     assert texts(nurse, *AT) == {"old", "new"}
     assert "has all secrets already" in shared(juliet, NURSE).out
     assert "Nothing is due" in juliet("pubsub", "secret", "share", "blog").err
+    assert "2 messages with secrets sent" in shared(juliet, NURSE, "--again").out
+    assert juliet("pubsub", "secret", "share", "blog", "--again").code == exits.USAGE
 
 
 def test_many_at_once_and_one_who_has_no_key(

@@ -137,6 +137,24 @@ def test_the_first_secret_comes_alone_and_the_others_later() -> None:
     at_home(scenario)
 
 
+def test_who_lost_everything_is_sent_it_again() -> None:
+    async def scenario(house: House) -> None:
+        juliet, nurse, romeo = [await house.person(name) for name in (JULIET, NURSE, ROMEO)]
+        await juliet.nodes.create(BLOG)
+        await juliet.nodes.share_all(BLOG, (NURSE, ROMEO))
+        await juliet.nodes.rotate(BLOG)
+        await house.heard()
+        assert (await juliet.nodes.share(BLOG, NURSE)).messages == 0
+        assert (await juliet.nodes.share(BLOG, NURSE, again=True)).messages == 2
+        assert [one.messages for one in await juliet.nodes.share_all(BLOG, (ROMEO,), again=True)] == [2]
+        await house.heard()
+        for reader in (nurse, romeo):  # nothing new, for who has it all
+            assert [secret.revoked for secret in await reader.nodes.secrets(BLOG)] == [False, True]
+        assert (await juliet.nodes.share(BLOG, NURSE)).messages == 0
+
+    at_home(scenario)
+
+
 def test_what_an_interruption_left_due_is_sent_once() -> None:
     async def scenario(house: House) -> None:
         juliet = await house.person(JULIET)

@@ -137,6 +137,7 @@ def share(
         list[str] | None, typer.Argument(metavar="[ADDRESS]...", help="Whom to let in; else send what is still due.")
     ] = None,
     publisher: Annotated[bool, typer.Option("--publisher", help="They may write there, too.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Send all of it anew, to somebody who lost it.")] = False,
     service: ServiceOption = "",
     json: JsonOption = False,
     account: AccountOption = None,
@@ -150,6 +151,8 @@ def share(
 
     at = service_of(service)
     wanted = tuple(dict.fromkeys(contact(each) for each in people or ()))
+    if again and not wanted:
+        raise UsageError("--again needs the address of who lost it.")
 
     async def work(client: Client) -> tuple[Delivered, ...]:
         from tillie.pubsub.members import Role
@@ -160,8 +163,8 @@ def share(
             if not wanted:
                 return await client.nodes.resume(where, progress=bar)
             if len(wanted) == 1:
-                return (await client.nodes.share(where, wanted[0], role=role),)
-            return await client.nodes.share_all(where, wanted, role=role, progress=bar)
+                return (await client.nodes.share(where, wanted[0], role=role, again=again),)
+            return await client.nodes.share_all(where, wanted, role=role, again=again, progress=bar)
 
     delivered = run(account, passphrase_file, work)
     _tell_delivered(delivered, json=json, word="publisher" if publisher else "reader" if wanted else "")

@@ -95,17 +95,29 @@ class Nodes:
         return await sharing.people(self._ground, node)
 
     async def share(
-        self, node: Node, address: Address, *, role: Role = Role.READER, progress: Progress | None = None
+        self,
+        node: Node,
+        address: Address,
+        *,
+        role: Role = Role.READER,
+        again: bool = False,
+        progress: Progress | None = None,
     ) -> Delivered:
         """Give one person access: at the service, and with all secrets, one message for each. May be called again
-        after it failed, or to change a role: what was sent is not sent twice."""
-        return await sharing.share(self._ground, node, address, role, progress or self._progress)
+        after it failed, or to change a role: what was sent is not sent twice, unless `again` says that she lost it."""
+        return await sharing.share(self._ground, node, address, role, progress or self._progress, again=again)
 
     async def share_all(
-        self, node: Node, addresses: Iterable[Address], *, role: Role = Role.READER, progress: Progress | None = None
+        self,
+        node: Node,
+        addresses: Iterable[Address],
+        *,
+        role: Role = Role.READER,
+        again: bool = False,
+        progress: Progress | None = None,
     ) -> tuple[Delivered, ...]:
         """`share` with many; an error with one is in her report, and holds nobody else up."""
-        return await sharing.share_all(self._ground, node, addresses, role, progress or self._progress)
+        return await sharing.share_all(self._ground, node, addresses, role, progress or self._progress, again=again)
 
     async def remove(
         self, node: Node, address: Address, *, reasons: tuple[Reason, ...] = (), progress: Progress | None = None

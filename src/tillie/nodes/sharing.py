@@ -130,11 +130,13 @@ class _Place(NamedTuple):
     attached: tuple[Node, ...]
 
 
-async def share(g: Ground, node: Node, address: Address, role: Role, progress: Progress) -> Delivered:
+async def share(
+    g: Ground, node: Node, address: Address, role: Role, progress: Progress, *, again: bool = False
+) -> Delivered:
     """Give one person access. Raises what stands in the way; then nothing has changed, or `resume` goes on."""
     await require_private(g, node)
     address = address.bare
-    await _admit(g, node, await _place(g, node, role), address, role)
+    await _admit(g, node, await _place(g, node, role), address, role, again)
     delivered = await deliver(g, node, progress, only=frozenset({address}))
     result = delivered[0] if delivered else Delivered(address, 0)
     if result.error:
@@ -143,7 +145,7 @@ async def share(g: Ground, node: Node, address: Address, role: Role, progress: P
 
 
 async def share_all(
-    g: Ground, node: Node, addresses: Iterable[Address], role: Role, progress: Progress
+    g: Ground, node: Node, addresses: Iterable[Address], role: Role, progress: Progress, *, again: bool = False
 ) -> tuple[Delivered, ...]:
     """Give many people access, one after the other; what stands in the way of one is in her report."""
     await require_private(g, node)
@@ -152,7 +154,7 @@ async def share_all(
     for number, address in enumerate(results):
         progress("sharing", number, len(results))
         try:
-            await _admit(g, node, place, address, role)
+            await _admit(g, node, place, address, role, again)
         except TillieError as error:
             results[address] = Delivered(address, 0, error=error)
     admitted = frozenset(address for address, result in results.items() if not result.error)
@@ -169,7 +171,7 @@ async def _place(g: Ground, node: Node, role: Role) -> _Place:
     return _Place(listed, tuple(await attaching.nodes_of(g, node)))
 
 
-async def _admit(g: Ground, node: Node, place: _Place, address: Address, role: Role) -> None:
+async def _admit(g: Ground, node: Node, place: _Place, address: Address, role: Role, again: bool) -> None:
     """Let one person in, at the service and in our records; what she should have is due then."""
     if address == g.account:
         raise UsageError("You have access yourself; 'share' is for others.")
@@ -178,14 +180,16 @@ async def _admit(g: Ground, node: Node, place: _Place, address: Address, role: R
     if place.listed.get(address) not in (OWNER, affiliation):
         with explained(OWNING, node):
             await g.service.affiliate(node, {address: affiliation})
-    await g.step(lambda s: _added(s, node, address, role, g))
+    await g.step(lambda s: _added(s, node, address, role, g, again))
     await attaching.admit(g, place.attached, address)
 
 
-def _added(s: State, node: Node, address: Address, role: Role, g: Ground) -> Done[None]:
+def _added(s: State, node: Node, address: Address, role: Role, g: Ground, again: bool) -> Done[None]:
     """A new member. A node that has no secret gets its first; our own other devices are to have it, too."""
     start(s, node, g.account, g.now())
     members.add(s, node, address, role, g.now())
+    if again:
+        members.forget_sent(s, node, address)
     return Done(None)
 
 

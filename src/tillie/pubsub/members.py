@@ -183,6 +183,12 @@ def mark(s: State, node: Node, to: Address, secret_id: str, revoked: bool, now: 
     s.put(place, records.encode(_Sent(now, revoked or (data is not None and _sent(data).revoked))))
 
 
+def forget_sent(s: State, node: Node, address: Address) -> None:
+    """Somebody lost what she was sent: as long as she has access, all of it is due anew."""
+    for key, _ in list(s.scan(records.below("sent", node, address.bare))):
+        s.put(key, None)
+
+
 def shared_with(s: State, node: Node, secret_id: str) -> tuple[Address, ...]:
     """To whom a secret was sent, by address."""
     return tuple(address for address, had in sorted(_all_sent(s, node).items()) if secret_id in had)
