@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 
 from support.ejabberd import ejabberd
+from support.people import entry, texts
 from support.prosody import HOSTS, new_account
 from support.residents import Resident, at_home
 from support.servers import stored
 from support.services import JULIET, node, prosody_with_component, server
-from support.xmpp import until
+from support.xmpp import SECONDS, until
 from tillie.errors import Rejected, UsageError
+from tillie.pubsub import attachments
+from tillie.pubsub.attachments import node_for
 from tillie.pubsub.checking import Verdict
-from tillie.pubsub.items import ItemKind, Node, Reading
+from tillie.pubsub.items import ItemKind, Node
 from tillie.pubsub.members import Role
 
 __all__ = ["ejabberd", "node", "prosody_with_component", "server"]
-
-ENTRY = "<entry xmlns='http://www.w3.org/2005/Atom'><title>{}</title></entry>"
 
 
 class Family:
@@ -31,15 +32,18 @@ class Family:
         nurse, romeo = new_account(server, "nurse"), new_account(server, "romeo", HOSTS[1])
         self.juliet, self.nurse, self.romeo = self.all = [Resident(server, jid) for jid in (JULIET, nurse, romeo)]
 
-    async def heard(self, node: Node) -> None:
-        """Everybody has what she was sent. On her own account Juliet is believed; of a component's node nobody but its
+    async def heard(self, node: Node, *members: Resident) -> None:
+        """These have the newest secret. On her own account Juliet is believed; of a component's node nobody but its
         owner gets to know who owns it, on neither server, so that a person has to say whom she believes."""
-        for each in self.all:
-            await each.settled()
-            waiting = [pending for _, pending in await each.nodes.pending(node)]
-            assert {pending.sender for pending in waiting} <= (set() if node.service == JULIET else {JULIET})
-            if waiting:
-                assert await each.nodes.accept(node, self.juliet.address) == len(waiting)
+        newest = (await self.juliet.nodes.secrets(node))[0].id
+        for each in members:
+            async with asyncio.timeout(SECONDS):
+                while newest not in [secret.id for secret in await each.nodes.secrets(node)]:
+                    await each.settled()
+                    waiting = [pending for _, pending in await each.nodes.pending(node)]
+                    assert {pending.sender for pending in waiting} <= (set() if node.service == JULIET else {JULIET})
+                    if waiting:
+                        assert await each.nodes.accept(node, self.juliet.address) == len(waiting)
 
 
 def play(server: Any, scenario: Callable[[Family], Awaitable[None]]) -> None:
@@ -53,18 +57,6 @@ def play(server: Any, scenario: Callable[[Family], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-def entry(title: str) -> bytes:
-    return ENTRY.format(title).encode()
-
-
-def titles(readings: list[Reading]) -> list[str]:
-    """Title of each item that was read, and what kind of thing each other one is; sorted, as orders differ."""
-    return sorted(
-        (reading.payload or b"").decode().partition("<title>")[2].partition("<")[0] or reading.kind.value
-        for reading in readings
-    )
-
-
 def test_from_the_first_day_to_the_change_of_locks(server: Any, node: Node) -> None:
     async def scenario(on: Family) -> None:
         juliet, nurse, romeo = on.juliet.nodes, on.nurse.nodes, on.romeo.nodes
@@ -76,26 +68,31 @@ def test_from_the_first_day_to_the_change_of_locks(server: Any, node: Node) -> N
             await on.nurse.read(node)
         assert (await juliet.share(node, on.nurse.address)).messages == 1
         await juliet.share(node, on.romeo.address, role=Role.PUBLISHER)
-        await on.heard(node)
+        await on.heard(node, on.nurse, on.romeo)
         await romeo.publish(node, entry("soliloquy two"))
         with pytest.raises(Rejected):
             await nurse.publish(node, entry("not hers to write"))
         both = ["soliloquy one", "soliloquy two"]
         for each in on.all:
-            assert titles(await each.read(node)) == both
+            assert sorted(texts(await each.read(node))) == both
 
         removed = await juliet.remove(node, on.nurse.address)
-        assert removed.problems == ()
-        await on.heard(node)
+        assert (removed.problems, removed.left_out) == ((), ())
+        await on.heard(node, on.romeo)
         assert (await juliet.publish(node, entry("soliloquy three"))).secret not in ("", first.secret)
         with pytest.raises(Rejected):
             await on.nurse.read(node)
         for each in (on.juliet, on.romeo):
-            assert titles(await each.read(node)) == sorted([*both, "soliloquy three"])
+            assert sorted(texts(await each.read(node))) == sorted([*both, "soliloquy three"])
+        assert {one.address: one.affiliation for one in await juliet.members(node)} == {
+            on.juliet.address: "owner",
+            on.nurse.address: "none",
+            on.romeo.address: "publisher",
+        }
         # The service changes its mind. Then she reads what she could read before, and nothing new.
         await on.juliet.connection.service.affiliate(node, {on.nurse.address: "member"})
         readings = await on.nurse.read(node)
-        assert titles(readings) == ["no secret", *both]
+        assert sorted(texts(readings)) == ["no secret", *both]
         secrets = [secret.value.encode() for secret in await juliet.secrets(node)]
         assert len(secrets) == 2
         await until(lambda: any(first.id.encode() in data for data in stored(server)))  # ejabberd writes later
@@ -106,19 +103,26 @@ def test_from_the_first_day_to_the_change_of_locks(server: Any, node: Node) -> N
     play(server, scenario)
 
 
-def test_an_item_is_signed_checked_and_retracted(server: Any, node: Node) -> None:
+def test_a_signed_item(server: Any, node: Node) -> None:
     async def scenario(on: Family) -> None:
         await on.juliet.nodes.create(node)
-        await on.juliet.nodes.share(node, on.romeo.address)
-        await on.heard(node)
+        for each in (on.nurse, on.romeo):
+            await on.juliet.nodes.share(node, each.address)
+        await on.heard(node, on.nurse, on.romeo)
         published = await on.juliet.nodes.publish(node, entry("signed"), "one", sign=True)
-        assert not published.unsigned
-        for each in (on.juliet, on.romeo):
+        assert published.signed, published.unsigned
+        await on.romeo.nodes.sign(node, "one")
+        for each in on.all:
             checked = await each.nodes.check(node, "one")
-            assert [report.verdict for report in checked.reports] == [Verdict.VALID_TRUSTED]
-            assert [report.signer for report in checked.reports] == [on.juliet.address]
+            assert checked.summary is Verdict.VALID_TRUSTED, checked
+            assert {report.signer for report in checked.reports} == {on.juliet.address, on.romeo.address}
+        await on.juliet.nodes.remove(node, on.nurse.address)
+        with pytest.raises(Rejected):
+            [page async for page in on.nurse.nodes.service.items(node_for(node, "one"))]
         await on.juliet.nodes.retract(node, "one")
         assert await on.romeo.read(node) == []
+        await on.juliet.nodes.delete(node)
+        assert not [name for name in await on.juliet.nodes.names(node.service) if node.name in name]
 
     play(server, scenario)
 
@@ -127,7 +131,7 @@ def test_only_the_owner_makes_a_place_for_attachments(server: Any, node: Node) -
     async def scenario(on: Family) -> None:
         await on.juliet.nodes.create(node)
         await on.juliet.nodes.share(node, on.romeo.address, role=Role.PUBLISHER)
-        await on.heard(node)
+        await on.heard(node, on.romeo)
         await on.romeo.nodes.publish(node, entry("his"), "one")
         with pytest.raises((UsageError, Rejected)):  # Prosody tells only its owner what is missing
             await on.romeo.nodes.sign(node, "one")
@@ -146,11 +150,11 @@ def test_an_item_for_one_person_alone(server: Any, node: Node) -> None:
         await on.juliet.nodes.create(node)
         for each in (on.nurse, on.romeo):
             await on.juliet.nodes.share(node, each.address)
-        await on.heard(node)
+        await on.heard(node, on.nurse, on.romeo)
         await on.juliet.nodes.publish(node, entry("for Romeo"), "one", encrypt_for=[on.romeo.address])
         for _ in range(2):  # it opens once, and is kept
             (reading,) = await on.romeo.read(node)
-            assert titles([reading]) == ["for Romeo"]
+            assert texts([reading]) == ["for Romeo"]
             assert reading.by is not None
             assert reading.by.address == JULIET
         (reading,) = await on.nurse.read(node)
@@ -164,12 +168,56 @@ def test_watching(server: Any, node: Node) -> None:
     async def scenario(on: Family) -> None:
         await on.juliet.nodes.create(node)
         await on.juliet.nodes.share(node, on.romeo.address)
-        await on.heard(node)
+        await on.heard(node, on.romeo)
         watch = on.romeo.nodes.watch(node)
         coming = asyncio.ensure_future(anext(watch))
         await on.romeo.settled()
         await on.juliet.nodes.publish(node, entry("news"))
-        assert titles([await asyncio.wait_for(coming, 15)]) == ["news"]
+        assert texts([await asyncio.wait_for(coming, 15)]) == ["news"]
         await watch.aclose()
+
+    play(server, scenario)
+
+
+def test_attaching(server: Any, node: Node) -> None:
+    async def scenario(on: Family) -> None:
+        await on.juliet.nodes.create(node)
+        await on.juliet.nodes.share(node, on.nurse.address)
+        await on.heard(node, on.nurse)
+        await on.juliet.nodes.publish(node, entry("now"), "one")
+        await on.juliet.nodes.allow_attachments(node, "one")
+        for each in (on.juliet, on.nurse):
+            await each.nodes.attach(
+                node, "one", lambda old: attachments.replace(old, attachments.NOTICED, attachments.noticed(1e9))
+            )
+        there = await on.juliet.nodes.attachments(node, "one")
+        assert {one.author for one in there.attached} == {on.juliet.address, on.nurse.address}
+        assert all(one.sealed for one in there.attached)
+
+    play(server, scenario)
+
+
+def test_a_node_that_somebody_opened_takes_nothing(server: Any, node: Node) -> None:
+    async def scenario(on: Family) -> None:
+        await on.juliet.nodes.create(node)
+        await on.juliet.nodes.share(node, on.romeo.address, role=Role.PUBLISHER)
+        await on.heard(node, on.romeo)
+        await on.juliet.nodes.service.configure(node, {"pubsub#access_model": "open"})
+        for each in (on.juliet, on.romeo):
+            with pytest.raises(Rejected, match="somebody may have opened it"):
+                await each.nodes.publish(node, entry("x"))
+        assert await on.juliet.read(node) == []
+
+    play(server, scenario)
+
+
+def test_a_long_archive_at_a_node_whose_name_the_service_chose(server: Any, node: Node) -> None:
+    async def scenario(on: Family) -> None:
+        made = await on.juliet.nodes.create(Node(node.service, ""))
+        for number in range(30):
+            await on.juliet.nodes.publish(made, entry(str(number)))
+        await on.juliet.nodes.share(made, on.nurse.address)
+        await on.heard(made, on.nurse)
+        assert sorted(texts(await on.nurse.read(made)), key=int) == [str(number) for number in range(30)]
 
     play(server, scenario)
