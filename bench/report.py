@@ -65,7 +65,7 @@ def table(results: Sequence[Result]) -> str:
                 _ratio(result.peer_ratio),
                 _ratio(result.peer_bare_ratio),
                 _ratio(result.floor_ratio),
-                _ratio(result.growth),
+                "-" if result.growth is None else f"{result.growth:.1f}",
                 _target(result),
                 {True: "yes", False: "NO", None: "-"}[result.met],
             )
