@@ -197,6 +197,8 @@ def _unwrap(device: Device, trusted: Trust, plaintext: bytes, around: Stanza, sc
     except PeerError as error:
         return Opened(Kind.REFUSED, scheme.name, device, trusted, error=error.detail)
     dropped = policy.filter_siblings(around.siblings)[1] if around.siblings else ()
+    if scheme.fallback:  # a body for those who can't open it is expected there, and nothing to tell
+        dropped = tuple(name for name in dropped if name != policy.BODY)
     notes = found + tuple(f"Dropped from the plain part: {name}." for name in dropped)
     return Opened(Kind.OPENED, scheme.name, device, trusted, envelope, time, notes)
 

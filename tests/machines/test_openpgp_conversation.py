@@ -49,6 +49,16 @@ def test_what_a_server_sees() -> None:
     assert encryption.get("namespace") == "urn:xmpp:openpgp:0"
 
 
+def test_what_a_server_puts_beside_is_told_but_for_the_fallback() -> None:
+    world, alice, bob = pair()
+    alice.say(BOB, "hello")
+    fallback, correction = b"<body xmlns='jabber:client'>sealed</body>", b"<replace xmlns='urn:xmpp:message-correct:0'/>"
+    letter = world.flying[0].with_stanza(siblings=(fallback, correction))
+    opened = bob.open(letter.arrived)
+    assert opened.content == Content(b"<body xmlns='jabber:client'>hello</body>")
+    assert opened.notes == ("Dropped from the plain part: <replace> (urn:xmpp:message-correct:0).",)
+
+
 def test_a_message_without_a_body_has_no_fallback() -> None:
     world, alice, _ = pair()
     alice.say_xml(BOB, b"<active xmlns='http://jabber.org/protocol/chatstates'/>")

@@ -96,11 +96,20 @@ def _folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """A demo that is told to end, or loses its terminal, still stops its server and removes its files."""
-    signals = (signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(each, signal.default_int_handler) for each in signals]
+    """A demo that is told to end, or loses its terminal, still stops its server and removes its files.
+
+    As if somebody had pressed Ctrl-C: then asyncio cancels the play. An exception out of the handler itself could end
+    up in a finaliser or a callback of some library, and be lost there.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(signal.SIGINT, signal.default_int_handler)]
+    before += [signal.signal(each, _interrupt) for each in signals[1:]]
     try:
         yield
     finally:
         for each, handler in zip(signals, before, strict=True):
             signal.signal(each, handler)
+
+
+def _interrupt(*_: object) -> None:
+    signal.raise_signal(signal.SIGINT)

@@ -21,6 +21,7 @@ from tillie.wire.display import printable
 
 SCE = "urn:xmpp:sce:1"
 OPENPGP_ELEMENT = "{urn:xmpp:openpgp:0}openpgp"
+BODY = "<body> (jabber:client)"  # as `name_of` writes it
 _MAX_NAME = 200  # characters of an element's name in a report
 
 
