@@ -52,7 +52,10 @@ def test_what_a_server_sees() -> None:
 def test_what_a_server_puts_beside_is_told_but_for_the_fallback() -> None:
     world, alice, bob = pair()
     alice.say(BOB, "hello")
-    fallback, correction = b"<body xmlns='jabber:client'>sealed</body>", b"<replace xmlns='urn:xmpp:message-correct:0'/>"
+    fallback, correction = (
+        b"<body xmlns='jabber:client'>sealed</body>",
+        b"<replace xmlns='urn:xmpp:message-correct:0'/>",
+    )
     letter = world.flying[0].with_stanza(siblings=(fallback, correction))
     opened = bob.open(letter.arrived)
     assert opened.content == Content(b"<body xmlns='jabber:client'>hello</body>")
