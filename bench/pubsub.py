@@ -47,7 +47,7 @@ ARCHIVE_ROUNDS = 5
 TENTHS = 10  # in each round
 MOST_MICROSECONDS = 500_000.0
 SOME_TIME = 1_780_000_000.0
-PEAK_ROOM = 4_000_000  # bytes that 8,000 further items may add to the peak: noise of the allocator
+PEAK_ROOM = 500_000  # bytes that 8,000 further items may add to the peak: noise of the allocator
 TIMEOUT = 300.0
 
 _numbers = count()

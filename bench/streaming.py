@@ -1,5 +1,6 @@
 """`python -m bench.streaming`: read an archive page by page, and print by how many bytes the peak of this process grew
-from the first PART of it to the end. A process of its own, because a peak never goes down again.
+between items FULL and END, when the caches of the store are full. A process of its own, because a peak never goes
+down again.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from bench.durable import FOLDER
-from bench.pubsub import ACCOUNT, PAGE, WHOLE, OurNode
+from bench.pubsub import ACCOUNT, PAGE, OurNode
 from tillie.crypto.random import random_bytes
 from tillie.store import SqlStore
 
-PART = 2_000
+FULL, END = 24_000, 32_000
 
 
 def _peak() -> int:
@@ -29,8 +30,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=FOLDER, prefix="streaming-") as folder:
         node = OurNode(SqlStore(Path(folder) / "alice.db", ACCOUNT, random_bytes(32)))
         before = 0
-        for seen in range(0, WHOLE, PAGE):
-            if seen == PART:
+        for seen in range(0, END, PAGE):
+            if seen == FULL:
                 before = _peak()
             if not node.open_page(node.sealed(PAGE)):
                 return 1
