@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support.ends import ALICE, BOB, BUNDLES, CAROL, End, World, changed, keys_of, pair, talking
 from tillie.errors import NoRecipients, OptedOut, TooLarge
 from tillie.model import Kind, Trust
+from tillie.schemes import moments
 from tillie.schemes.omemo import records, sessions
 from tillie.schemes.omemo.ratchet import HEARTBEAT_AT, MAX_SKIP
 from tillie.schemes.omemo.scheme import MAX_PLAINTEXT, MAX_SEEN
@@ -101,8 +102,8 @@ def test_only_the_newest_opened_messages_are_remembered() -> None:
     for letter in letters:
         world.pass_time(1)
         bob.read(letter)
-    (newest, *_) = sorted(bob.kinds("seen").items(), key=lambda row: -records.decode_time(row[1]))
-    surplus = {records.key("seen", f"x/1/{n:032x}"): records.encode_time(world.now - 5_000) for n in range(MAX_SEEN)}
+    (newest, *_) = sorted(bob.kinds("seen").items(), key=lambda row: -moments.decode_time(row[1]))
+    surplus = {records.key("seen", f"x/1/{n:032x}"): moments.encode_time(world.now - 5_000) for n in range(MAX_SEEN)}
     bob.restore(({**bob.dump()[0], **surplus}, [], []))
     bob.tick()
     kept = bob.kinds("seen")

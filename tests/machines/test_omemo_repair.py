@@ -10,9 +10,10 @@ from support.ends import ALICE, BOB, BUNDLES, CAROL, DEVICES, End, Letter, World
 from tillie.directory import omemo as directory
 from tillie.errors import OptedOut
 from tillie.model import Address, Done, Fetched, Kind, Need
+from tillie.schemes.moments import FIGHT_LIMIT, FIGHT_WINDOW
 from tillie.schemes.omemo import Repair, contacts, own, records
 from tillie.schemes.omemo.contacts import MAX_REPAIRS, REPAIR_INTERVAL
-from tillie.schemes.omemo.scheme import FIGHT_LIMIT, FIGHT_WINDOW, JUST_READ
+from tillie.schemes.omemo.scheme import JUST_READ
 
 
 def forget_sessions(end: End) -> None:

@@ -9,6 +9,7 @@ from tillie.crypto import openpgp, password
 from tillie.directory import openpgp as directory
 from tillie.errors import NoProgress, StoreTooNew, TooLarge, UsageError
 from tillie.model import Device, Done, Fetched, Kind, Publish, RolledBack
+from tillie.schemes import moments
 from tillie.schemes.openpgp import announcing, backup, keys, records
 from tillie.wire import xml
 
@@ -147,14 +148,14 @@ def test_a_removed_key_is_announced_again() -> None:
 
 def test_a_fight_over_the_list_ends() -> None:
     world, alice = alone()
-    for _ in range(announcing.FIGHT_LIMIT + 3):
+    for _ in range(moments.FIGHT_LIMIT + 3):
         removed(world)
     assert world.announced(ALICE) == []
     assert any("removed this account's OpenPGP key" in notice for notice in alice.notices)
     before = len(world.publications)
     alice.tick()
     assert len(world.publications) == before
-    world.now += announcing.FIGHT_WINDOW + 1
+    world.now += moments.FIGHT_WINDOW + 1
     alice.tick()
     assert world.announced(ALICE) == [alice.device.key]
 
@@ -476,8 +477,8 @@ def test_records_of_a_newer_version_are_refused_by_name() -> None:
         records.decode_own,
         records.decode_list,
         records.decode_known,
-        records.decode_time,
-        records.decode_times,
+        moments.decode_time,
+        moments.decode_times,
     ):
         with pytest.raises(StoreTooNew):
             decode(b"\x02" + bytes(40))

@@ -15,6 +15,7 @@ from tillie.directory import omemo as directory
 from tillie.directory.omemo import MAX_DEVICES, MAX_ID, MAX_LABEL
 from tillie.errors import StoreTooNew
 from tillie.model import Address, Done, Trust
+from tillie.schemes import moments
 from tillie.schemes.omemo import element, messages, records
 from tillie.schemes.omemo.ratchet import OurChain, Ratchet, TheirChain
 from tillie.store import Committed, MemoryStore
@@ -133,8 +134,8 @@ def test_lists_of_known_devices_come_back(at: float, found: bool, known: list[re
 @given(st.dictionaries(ids, times), st.lists(times, max_size=9), times, st.text(max_size=40))
 def test_small_records_come_back(broken: dict[int, float], fights: list[float], at: float, why: str) -> None:
     assert records.decode_broken(records.encode_broken(broken)) == broken
-    assert records.decode_times(records.encode_times(tuple(fights))) == tuple(fights)
-    assert records.decode_time(records.encode_time(at)) == at
+    assert moments.decode_times(moments.encode_times(tuple(fights))) == tuple(fights)
+    assert moments.decode_time(moments.encode_time(at)) == at
     prospect = records.Prospect(at, bytes(32), 1, bytes(32), 2, bytes(32), why)
     assert records.decode_prospect(records.encode_prospect(prospect)) == prospect
 
@@ -143,8 +144,8 @@ def test_records_of_a_newer_version_are_refused_by_name() -> None:
     newer = bytes((records.VERSION + 1,)) + bytes(400)
     decoders = (
         records.decode_own, records.decode_signed, records.decode_pair, records.decode_devices, records.decode_session,
-        records.decode_skipped, records.decode_prospect, records.decode_broken, records.decode_times,
-        records.decode_time, records.identity_in,
+        records.decode_skipped, records.decode_prospect, records.decode_broken, moments.decode_times,
+        moments.decode_time, records.identity_in,
     )  # fmt: skip
     for decode in decoders:
         with pytest.raises(StoreTooNew, match="version 2"):

@@ -9,6 +9,7 @@ from tillie.crypto.random import random_index
 from tillie.directory import omemo as directory
 from tillie.errors import BadKey, Malformed, PeerError
 from tillie.model import Address, Fetched, Notice, State, Time
+from tillie.schemes import moments
 from tillie.schemes.omemo import records
 from tillie.schemes.omemo.records import DeviceList, KnownDevice, Own, Prospect
 
@@ -166,7 +167,7 @@ def forget_stale(s: State, now: Time) -> None:
         if not 0 <= now - records.decode_prospect(data).at < BUNDLE_MAX_AGE:
             s.put(name, None)
     for name, data in list(s.scan(records.key("repaired"))):
-        if not 0 <= now - records.decode_time(data) < REPAIR_INTERVAL:
+        if not 0 <= now - moments.decode_time(data) < REPAIR_INTERVAL:
             s.put(name, None)
 
 
@@ -201,10 +202,10 @@ def want_repair(s: State, address: Address, device_id: int, now: Time) -> bool:
     """Ask for a new session, announced by an empty message; False if one was made less than REPAIR_INTERVAL ago,
     or too many wait."""
     done = s.get(records.of_device("repaired", address, device_id))
-    if done is not None and 0 <= now - records.decode_time(done) < REPAIR_INTERVAL:
+    if done is not None and 0 <= now - moments.decode_time(done) < REPAIR_INTERVAL:
         return False
     name = records.of_device("repair", address, device_id)
     if s.get(name) is None and sum(1 for _ in s.scan(records.key("repair", f"{address}/"))) >= MAX_REPAIRS:
         return False
-    s.put(name, records.encode_time(now))
+    s.put(name, moments.encode_time(now))
     return True

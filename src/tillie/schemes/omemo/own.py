@@ -7,6 +7,7 @@ from tillie.crypto import agree, sign
 from tillie.crypto.random import random_index
 from tillie.directory.omemo import MAX_ID, Bundle
 from tillie.model import State, Time
+from tillie.schemes import moments
 from tillie.schemes.omemo import records
 from tillie.schemes.omemo.records import Own, SignedPrekey
 
@@ -93,7 +94,7 @@ def catching_up(s: State) -> bool:
 
 
 def begin_catch_up(s: State, now: Time) -> None:
-    s.put(records.key("catch-up"), records.encode_time(now))
+    s.put(records.key("catch-up"), moments.encode_time(now))
 
 
 def end_catch_up(s: State, now: Time) -> None:

@@ -127,15 +127,6 @@ def decode_pair(data: bytes) -> tuple[bytes, bytes]:
     return data[1:33], data[33:65]
 
 
-def encode_time(moment: float) -> bytes:
-    return struct.pack(">Bd", VERSION, moment)
-
-
-def decode_time(data: bytes) -> float:
-    _check_version(data, "time")
-    return float(struct.unpack(">Bd", data)[1])
-
-
 # -- devices of accounts --------------------------------------------------------------------------------------------
 
 _LIST_HEAD = struct.Struct(">BdBH")
@@ -336,14 +327,3 @@ def decode_broken(data: bytes | None) -> dict[int, float]:
         return {}
     _check_version(data, "broken session")
     return dict(_BROKEN.iter_unpack(data[1:]))
-
-
-def encode_times(times: tuple[float, ...]) -> bytes:
-    return struct.pack(f">B{len(times)}d", VERSION, *times)
-
-
-def decode_times(data: bytes | None) -> tuple[float, ...]:
-    if data is None:
-        return ()
-    _check_version(data, "times")
-    return struct.unpack(f">{(len(data) - 1) // 8}d", data[1:])

@@ -42,7 +42,7 @@ from tillie.model import (
     Target,
     Time,
 )
-from tillie.schemes import Outcome, Unwrapped
+from tillie.schemes import Outcome, Unwrapped, moments
 from tillie.schemes.omemo import contacts, element, own, payload, receiving, records, sessions
 from tillie.schemes.omemo.receiving import Received
 from tillie.schemes.omemo.records import DeviceList, KnownDevice, Own, Session
@@ -52,8 +52,6 @@ from tillie.wire import stanza, xml
 MAX_PLAINTEXT = 131_072  # bytes of envelope; in base64 it still fits a stanza of 256 KiB beside 300 devices
 MAX_SEEN = 20_000  # messages remembered as opened, the newest
 JUST_READ = 10.0  # seconds; our own list must be as new as that when it is written
-FIGHT_WINDOW = 600.0
-FIGHT_LIMIT = 5  # re-announcements in that window, before we stop and say so (N6)
 
 _NODE_OPTIONS = (("pubsub#access_model", "open"), ("pubsub#persist_items", "true"))
 
@@ -100,7 +98,7 @@ class Omemo:
         taken = frozenset(device.id for device in known.devices) if known else frozenset()
         identity = seed or own.take_restored(s) or random_bytes(sign.KEY)
         mine = own.create(s, own.new_device_id(taken), identity, now)
-        s.put(records.key("announcing"), records.encode_time(now))
+        s.put(records.key("announcing"), moments.encode_time(now))
         return Done(self._own_device(mine), (self._publish("bundle"), self._publish("devices")))
 
     def own_device(self, s: State) -> Device | None:
@@ -137,7 +135,7 @@ class Omemo:
         mine = own.load(s)
         if mine is not None and mine.device_id == device_id:
             # We are leaving: hearing of it must not make us announce ourselves again.
-            s.put(records.key("announcing"), records.encode_time(now))
+            s.put(records.key("announcing"), moments.encode_time(now))
         return self._list_of(_listed(known, without=device_id))
 
     def _list_of(self, devices: list[directory.ListedDevice]) -> Publication:
@@ -273,7 +271,7 @@ class Omemo:
             # "the <payload> element must be present unless an empty OMEMO message is sent": a server that strips it
             # must not burn the key of the good copy, nor make a message look like one that carries nothing.
             raise Undecryptable("the payload is missing")
-        s.put(seen, records.encode_time(now))
+        s.put(seen, moments.encode_time(now))
         device, effects = self._follow(s, mine, sender, encrypted.sid, received, now)
         kind = Kind.EMPTY if plaintext is None else Kind.OPENED
         return Done(Outcome(kind, device, plaintext), effects)
@@ -292,7 +290,7 @@ class Omemo:
         if listed is None or not listed.listed:
             # "When a client receives a message from a device id that is not on the device list, it SHOULD try to
             # retrieve that user's devices node"
-            s.put(records.key("refresh", sender), records.encode_time(now))
+            s.put(records.key("refresh", sender), moments.encode_time(now))
         if received.answer:
             effects += self._empty(s, mine, sender, sid)
         if received.used_prekey:
@@ -352,7 +350,7 @@ class Omemo:
         if fact.node != self.version.devices_node:
             return ()
         if fact.error == NO_PAYLOAD:
-            s.put(records.key("refresh", fact.address), records.encode_time(now))
+            s.put(records.key("refresh", fact.address), moments.encode_time(now))
             return ()
         known, notices = contacts.learn_list(s, fact, now)
         s.put(records.key("refresh", fact.address), None)
@@ -368,17 +366,10 @@ class Omemo:
         listed = known.by_id(mine.device_id) if known else None
         if (listed is not None and listed.listed) or s.get(records.key("announcing")) is not None:
             return ()
-        recent = tuple(t for t in records.decode_times(s.get(records.key("fight"))) if 0 <= now - t < FIGHT_WINDOW)
-        if len(recent) >= FIGHT_LIMIT:
-            return (
-                Notice(
-                    self.account,
-                    f"another client removed this device from the list {FIGHT_LIMIT} times; it is announced again "
-                    f"in {FIGHT_WINDOW / 60:.0f} minutes",
-                ),
-            )
-        s.put(records.key("fight"), records.encode_times((*recent, now)))
-        s.put(records.key("announcing"), records.encode_time(now))
+        notice = moments.announced_too_often(s, records.key("fight"), self.account, "this device", now)
+        if notice is not None:
+            return (notice,)
+        s.put(records.key("announcing"), moments.encode_time(now))
         return (self._publish("devices"),)
 
     def _roll_back(self, s: State) -> tuple[Effect, ...]:
@@ -419,7 +410,7 @@ class Omemo:
             effects.append(self._publish("bundle"))
         if s.get(records.key("fight")) is not None:
             effects += self._announce_again(s, now)
-        self._forget_seen(s)
+        moments.keep_newest(s, records.key("seen"), MAX_SEEN)
         contacts.forget_stale(s, now)
         return Done(None, tuple(effects))
 
@@ -429,7 +420,7 @@ class Omemo:
             self._begin(s, mine, address, device_id, now)
         except PeerError as error:
             return [Notice(address, f"no new session with device {device_id}: {error.detail}")]
-        s.put(records.of_device("repaired", address, device_id), records.encode_time(now))
+        s.put(records.of_device("repaired", address, device_id), moments.encode_time(now))
         return [*self._empty(s, mine, address, device_id)]
 
     def reset(self, s: State, address: Address, device_id: int | None, now: Time) -> Done[int]:
@@ -456,17 +447,12 @@ class Omemo:
         if b"opt-out" in content.xml and any(
             child.tag == f"{{{self.namespace}}}opt-out" for child in xml.parse_fragment(content.xml)
         ):
-            s.put(name, records.encode_time(0.0))
+            s.put(name, moments.encode_time(0.0))
         elif s.get(name) is not None:
             s.put(name, None)
 
     def blocked(self, s: State, to: Address) -> bool:
         return s.get(records.key("opt-out", to)) is not None
-
-    def _forget_seen(self, s: State) -> None:
-        rows = [(records.decode_time(data), name) for name, data in s.scan(records.key("seen"))]
-        for _, name in sorted(rows)[: max(0, len(rows) - MAX_SEEN)]:
-            s.put(name, None)
 
     # -- small things -----------------------------------------------------------------------------------------------
 

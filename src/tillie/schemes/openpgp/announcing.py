@@ -12,14 +12,13 @@ from tillie.directory import openpgp as directory
 from tillie.directory.openpgp import Announced
 from tillie.errors import PeerError
 from tillie.model import Address, Done, Effect, Fetch, Fetched, Need, Notice, Publication, Publish, State, Time
+from tillie.schemes import moments
 from tillie.schemes.openpgp import backup, contacts, keys, records
 from tillie.schemes.openpgp.keys import Held
 from tillie.wire.time import format_datetime
 
 KEY, LIST, BACKUP = "key:", "list", "backup"  # what may be published
 JUST_READ = 10.0  # seconds; our own list must be as new as that when it is written
-FIGHT_WINDOW = 600.0
-FIGHT_LIMIT = 5  # re-announcements in that window, before we stop and say so (N6)
 
 # Libervia and go-sendxmpp read lists from notifications: the nodes deliver payloads, against a SHOULD of the XEP.
 _OPTIONS = (("pubsub#access_model", "open"), ("pubsub#persist_items", "true"), ("pubsub#max_items", "1"))
@@ -30,7 +29,7 @@ def publish_key(fingerprint: bytes) -> Publish:
 
 
 def publish_list(s: State, now: Time) -> Publish:
-    s.put(records.key("announcing"), records.encode_time(now))
+    s.put(records.key("announcing"), moments.encode_time(now))
     return Publish(records.SCHEME, LIST)
 
 
@@ -107,19 +106,12 @@ def again(s: State, account: Address, now: Time) -> tuple[Effect, ...]:
     ours = {each.certificate.fingerprint for each in keys.held(s) if _is_listed(each)}
     if ours <= listed or s.get(records.key("announcing")) is not None:
         return ()
-    recent = tuple(t for t in records.decode_times(s.get(records.key("fight"))) if 0 <= now - t < FIGHT_WINDOW)
-    if len(recent) >= FIGHT_LIMIT:
-        return (
-            Notice(
-                account,
-                f"another client removed this account's OpenPGP key from the list {FIGHT_LIMIT} times; it is announced "
-                f"again in {FIGHT_WINDOW / 60:.0f} minutes",
-            ),
-        )
-    s.put(records.key("fight"), records.encode_times((*recent, now)))
+    notice = moments.announced_too_often(s, records.key("fight"), account, "this account's OpenPGP key", now)
+    if notice is not None:
+        return (notice,)
     for fingerprint in ours - listed:
         # Another device with the same key may have revoked it: that must be known before it is announced again.
-        s.put(records.of_own("recheck", fingerprint), records.encode_time(0.0))
+        s.put(records.of_own("recheck", fingerprint), moments.encode_time(0.0))
     return (publish_list(s, now),)
 
 
@@ -130,7 +122,7 @@ def want_rechecks(s: State) -> None:
     """The store is older than it was: a key of ours may have been revoked since."""
     for held in keys.held(s):
         if held.own.published:
-            s.put(records.of_own("recheck", held.certificate.fingerprint), records.encode_time(0.0))
+            s.put(records.of_own("recheck", held.certificate.fingerprint), moments.encode_time(0.0))
 
 
 def rechecks(s: State, account: Address, due: Time | None = None) -> tuple[Fetch, ...]:
@@ -138,7 +130,7 @@ def rechecks(s: State, account: Address, due: Time | None = None) -> tuple[Fetch
     return tuple(
         Fetch(account, directory.key_node(bytes.fromhex(name.name)))
         for name, data in s.scan(records.key("recheck"))
-        if due is None or not 0 <= due - records.decode_time(data) < contacts.RETRY
+        if due is None or not 0 <= due - moments.decode_time(data) < contacts.RETRY
     )
 
 
@@ -149,7 +141,7 @@ def learn_own(s: State, fact: Fetched, fingerprint: bytes, now: Time) -> tuple[E
     if s.get(name) is None:
         return ()
     if fact.payload is None and fact.error not in contacts.ABSENT:
-        s.put(name, records.encode_time(now))
+        s.put(name, moments.encode_time(now))
         return ()
     s.put(name, None)
     if fact.payload is None:

@@ -145,23 +145,3 @@ def encode_bytes(data: bytes) -> bytes:
 def decode_bytes(data: bytes, what: str) -> bytes:
     _check_version(data, what)
     return data[1:]
-
-
-def encode_time(moment: float) -> bytes:
-    return struct.pack(">Bd", VERSION, moment)
-
-
-def decode_time(data: bytes) -> float:
-    _check_version(data, "time")
-    return float(struct.unpack(">Bd", data)[1])
-
-
-def encode_times(times: tuple[float, ...]) -> bytes:
-    return struct.pack(f">B{len(times)}d", VERSION, *times)
-
-
-def decode_times(data: bytes | None) -> tuple[float, ...]:
-    if data is None:
-        return ()
-    _check_version(data, "times")
-    return struct.unpack(f">{(len(data) - 1) // 8}d", data[1:])

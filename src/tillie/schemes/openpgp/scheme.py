@@ -39,7 +39,7 @@ from tillie.model import (
     Target,
     Time,
 )
-from tillie.schemes import Outcome, Unwrapped
+from tillie.schemes import Outcome, Unwrapped, moments
 from tillie.schemes.openpgp import announcing, backup, contacts, content, element, keys, objects, opening, records
 from tillie.schemes.openpgp.content import Form
 from tillie.schemes.openpgp.objects import OpenedObject, SealedObject
@@ -268,7 +268,7 @@ class OpenPgp:
             if recipient.bare not in readers:
                 raise NoRecipients(f"No key of {recipient.bare} can be used.")
         # An archive gives us our own messages back, and our own key opens them.
-        s.put(_seen(message), records.encode_time(now))
+        s.put(_seen(message), moments.encode_time(now))
         return Done(Sealed(element.encode(message), self.name, (*report, *to.skipped)))
 
     def _recipients(
@@ -317,7 +317,7 @@ class OpenPgp:
             return Done(Outcome(Kind.REFUSED, device, error=_ONLY[found.form], ours=ours))
         if self._fits(found.plaintext, around, now):
             for name in names:
-                s.put(name, records.encode_time(now))
+                s.put(name, moments.encode_time(now))
         return Done(Outcome(Kind.OPENED, device, found.plaintext, ours=ours))
 
     def _fits(self, plaintext: bytes, around: Stanza, now: Time) -> bool:
@@ -409,7 +409,7 @@ class OpenPgp:
         if fact.error == NO_PAYLOAD:
             # "MUST be prepared that PubSub notifications may be without the payload"
             contacts.expire(s, fact.address, now)
-            s.put(records.key("refresh", fact.address), records.encode_time(now))
+            s.put(records.key("refresh", fact.address), moments.encode_time(now))
             return ()
         notices = contacts.learn_list(s, fact, now)
         s.put(records.key("refresh", fact.address), None)
@@ -436,9 +436,7 @@ class OpenPgp:
         if asks:
             return Need(tuple(asks))
         effects = announcing.again(s, self.account, now) if s.get(records.key("fight")) is not None else ()
-        rows = [(records.decode_time(data), name) for name, data in s.scan(records.key("seen"))]
-        for _, name in sorted(rows)[: max(0, len(rows) - MAX_SEEN)]:
-            s.put(name, None)
+        moments.keep_newest(s, records.key("seen"), MAX_SEEN)
         return Done(None, effects)
 
     def reset(self, s: State, address: Address, device_id: int | None, now: Time) -> Done[int]:
