@@ -34,7 +34,7 @@ from tillie.model import (
 from tillie.networks import Options
 from tillie.pipeline import Delivery
 from tillie.schemes.openpgp import backup as key_backup
-from tillie.wire import xml
+from tillie.wire import stanza, xml
 
 if TYPE_CHECKING:
     from tillie.nodes import Nodes
@@ -372,7 +372,7 @@ _BODY = "{jabber:client}body"
 
 def text_content(text: str) -> Content:
     """A text as the content of a message (RFC 6121 section 5.2.3)."""
-    return Content(b"<body xmlns='jabber:client'>" + xml.escape(text) + b"</body>")
+    return Content(stanza.body(text))
 
 
 def text_of(content: str) -> str:

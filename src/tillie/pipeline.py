@@ -85,7 +85,7 @@ def seal(
     if isinstance(found, Need):
         return found
     able, unable = found
-    judged = decisions.judge(s, trust.strict if scheme.long_lived else trust, able, now)
+    judged = decisions.judge(s, _policy_of(scheme, trust), able, now)
     trusted_addresses = {device.address for device in judged.trusted}
     if scheme.long_lived:
         trusted_addresses.add(scheme.account)  # our own key is always among the recipients
@@ -99,6 +99,11 @@ def seal(
     envelope = Envelope(content, sender=scheme.account, to=to.bare if group else None, time=now, iq=iq)
     target = Target(to, judged.trusted, unable, also)
     return scheme.seal(s, scheme.wrap(envelope, target), target, now)
+
+
+def _policy_of(scheme: Scheme, trust: Policy) -> Policy:
+    """The account's policy as it holds for the keys of this scheme."""
+    return trust.strict if scheme.long_lived else trust
 
 
 def _devices(
@@ -141,7 +146,7 @@ def send(
         return done
     encryption = stanzas.encryption(scheme.namespace, scheme.title)
     if scheme.fallback and policy.has_body(content):
-        plain = (stanzas.fallback(scheme.fallback), *plain)
+        plain = (stanzas.body(scheme.fallback), *plain)
     message = stanzas.message(to, message_id, done.value.element, encryption, kind=type, plain=plain)
     if remember:
         said = history.Entry(str(to.bare), True, now, content.xml.decode(), message_id, scheme=scheme.name)
@@ -169,8 +174,9 @@ def open(
     if isinstance(done, Need):
         return done
     kind, device, plaintext, error, ours = done.value
-    policy_for_it = trust.strict if scheme.long_lived else trust
-    trusted = decisions.of(s, policy_for_it, device.address, device.key) if device.key else Trust.UNDECIDED
+    trusted = Trust.UNDECIDED
+    if device.key:
+        trusted = decisions.of(s, _policy_of(scheme, trust), device.address, device.key)
     if ours:
         trusted = Trust.VERIFIED  # nobody has to compare the fingerprint of a key that lies here
     effects: tuple[Effect, ...] = done.effects

@@ -12,9 +12,12 @@ from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, contac
 from tillie.errors import UsageError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tillie.account import KnownKey
     from tillie.cli.terminal import Lines
     from tillie.client import Client
+    from tillie.model import Address
 
 
 class _ShowUnlessNamed(TyperGroup):
@@ -42,16 +45,7 @@ def show_(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Which devices somebody has, what you think of their keys, and why one can't be reached."""
-    from tillie.cli import online, unlock
-
-    whose = contact(address) if address else None
-    with unlock.account(account, passphrase_file) as ours:
-        target = whose or ours.address
-
-        async def work(client: Client, _: Lines) -> list[KnownKey]:
-            return await client.devices(target)
-
-        keys = ours.keys(target) if offline else online.run(ours, unlock.password(ours), work, ask=False)
+    target, _, keys = keys_of(address, account, passphrase_file, offline=offline)
     listed = [key for key in keys if not key.is_gone]
     if json:
         for key in listed:
@@ -62,6 +56,23 @@ def show_(
         show.note(f"No device of {target} is known.")
     else:
         show.note(f"{target} has no device that reads OMEMO 2, and no OpenPGP key.")
+
+
+def keys_of(
+    address: str | None, account: str | None, passphrase_file: Path | None, *, offline: bool
+) -> tuple[Address, bool, list[KnownKey]]:
+    """Whose keys are meant, whether that is us, and the keys: freshly asked for, or as they are known here."""
+    from tillie.cli import online, unlock
+
+    whose = contact(address) if address else None
+    with unlock.account(account, passphrase_file) as ours:
+        target = whose or ours.address
+
+        async def work(client: Client, _: Lines) -> list[KnownKey]:
+            return await client.devices(target)
+
+        found = ours.keys(target) if offline else online.run(ours, unlock.password(ours), work, ask=False)
+        return target, target == ours.address, found
 
 
 @group.command()

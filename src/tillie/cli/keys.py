@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tillie.cli import exits, files, show
-from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, SchemeName, contact
+from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, SchemeName
 from tillie.errors import PassphraseNeeded, UsageError
 
 if TYPE_CHECKING:
@@ -48,17 +48,9 @@ def list_(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Show somebody's keys, of every kind. With what their certificates say, and what you think of them."""
-    from tillie.cli import online, unlock
+    from tillie.cli.devices import keys_of
 
-    whose = contact(address) if address else None
-    with unlock.account(account, passphrase_file) as ours:
-        target = whose or ours.address
-
-        async def work(client: Client, _: Lines) -> list[KnownKey]:
-            return await client.devices(target)
-
-        found = ours.keys(target) if offline else online.run(ours, unlock.password(ours), work, ask=False)
-        mine = target == ours.address
+    target, mine, found = keys_of(address, account, passphrase_file, offline=offline)
     keys = [key for key in found if scheme is None or key.scheme == scheme.value]
     if json:
         for key in keys:

@@ -19,7 +19,6 @@ NAMESPACE = "urn:xmpp:openpgp:0"
 LIST_NODE = NAMESPACE + ":public-keys"
 SECRET_NODE = NAMESPACE + ":secret-key"
 LIST_ITEM = "current"
-FINGERPRINT = 20  # bytes, of a version 4 key
 MAX_KEYS = 64  # one account's; every one of them costs a fetch, and some 100 to 600 bytes in every message
 MAX_LIST_ELEMENTS = 1_024  # read at all; more is not a list of somebody's keys
 MAX_CERTIFICATE_BYTES = 100_000

@@ -31,8 +31,9 @@ def message(
     )
 
 
-def fallback(text: str) -> bytes:
-    """The plain body for clients that can't open the message (XEP-0374 section "Provide Hints")."""
+def body(text: str) -> bytes:
+    """A text as a message has it (RFC 6121 section 5.2.3): what is sealed, or beside it for clients that can't open it
+    (XEP-0374 section "Provide Hints")."""
     return b"<body xmlns='jabber:client'>" + xml.escape(text) + b"</body>"
 
 

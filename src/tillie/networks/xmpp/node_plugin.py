@@ -4,6 +4,7 @@ xep_0060, and a payload is an element, a slixmpp stanza object, or bytes."""
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import AsyncGenerator, Iterable
 from typing import Any, ClassVar
 
 from slixmpp.plugins import BasePlugin
@@ -13,7 +14,7 @@ from tillie.model import Address
 from tillie.networks.xmpp.core import OPTIONS, Core, bring, core_of
 from tillie.networks.xmpp.elements import as_delivered
 from tillie.nodes import Nodes
-from tillie.pubsub.items import Node
+from tillie.pubsub.items import Node, Reading
 from tillie.wire import address
 
 Payload = ET.Element | ElementBase | bytes
@@ -57,6 +58,20 @@ class NodePlugin(BasePlugin):
 
     def address(self, jid: object) -> Address:
         return address.parse_bare(str(jid))
+
+
+class ReadingPlugin(NodePlugin):
+    """A plugin of one way to seal items: it reads them all, whatever sealed them."""
+
+    def items(
+        self, jid: object, node: str, ids: Iterable[str] = (), *, limit: int | None = None
+    ) -> AsyncGenerator[Reading, None]:
+        """Items as they are read, in clear ones among them: those with these ids, the newest `limit`, or all."""
+        return self.nodes.items(self.place(jid, node), ids, limit=limit)
+
+    async def item(self, jid: object, node: str, item_id: str) -> Reading:
+        """One item. Raises `Rejected` if there is none of this id."""
+        return await self.nodes.get(self.place(jid, node), item_id)
 
 
 def as_bytes(payload: Payload) -> bytes:

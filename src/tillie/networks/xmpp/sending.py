@@ -40,7 +40,7 @@ class SealsMessages(BasePlugin):
         to, content, plain = _split(message)
         sealed = await self.core.engine.seal(to, content, scheme=self.scheme.name)
         if self.scheme.fallback and policy.has_body(content):
-            plain = (stanza.fallback(self.scheme.fallback), *plain)
+            plain = (stanza.body(self.scheme.fallback), *plain)
         client: Any = self.xmpp
         element = stanza.message(
             to,

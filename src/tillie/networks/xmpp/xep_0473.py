@@ -14,7 +14,7 @@ from slixmpp.plugins.base import register_plugin
 
 from tillie.errors import TillieError
 from tillie.model import Notice, Opened
-from tillie.networks.xmpp.node_plugin import NodePlugin, Payload, as_bytes
+from tillie.networks.xmpp.node_plugin import Payload, ReadingPlugin, as_bytes
 from tillie.nodes import Access, Converted, Delivered, Published, Removed, Rotated
 from tillie.pubsub.hearing import Pending
 from tillie.pubsub.items import Node, Reading
@@ -27,7 +27,7 @@ from tillie.pubsub.statements import Reason
 _EVENTS = ("openpgp_caught_up", "openpgp_message")
 
 
-class XEP_0473(NodePlugin):
+class XEP_0473(ReadingPlugin):
     """Private nodes. Event `pubsub_secrets`: secrets or revocations came; what is known of them, in words."""
 
     name = "xep_0473"
@@ -131,16 +131,6 @@ class XEP_0473(NodePlugin):
         """Seal an item with the node's newest secret, and publish it (section "Encrypting Pubsub Item"). It raises, and
         publishes nothing, if it can't be sealed: it never goes out in clear."""
         return await self.nodes.publish(self.place(jid, node), as_bytes(payload), item_id, encrypt=True, sign=sign)
-
-    def items(
-        self, jid: object, node: str, ids: Iterable[str] = (), *, limit: int | None = None
-    ) -> AsyncGenerator[Reading, None]:
-        """Items as they are read, in clear ones among them: those with these ids, the newest `limit`, or all."""
-        return self.nodes.items(self.place(jid, node), ids, limit=limit)
-
-    async def item(self, jid: object, node: str, item_id: str) -> Reading:
-        """One item. Raises `Rejected` if there is none of this id."""
-        return await self.nodes.get(self.place(jid, node), item_id)
 
     async def retract(self, jid: object, node: str, item_id: str) -> None:
         """Take an item off its node. Who has read it has it."""

@@ -7,20 +7,19 @@ OMEMO is the matter of xep_0384, which it brings.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from slixmpp.plugins.base import register_plugin
 
-from tillie.networks.xmpp.node_plugin import NodePlugin, Payload, as_bytes
+from tillie.networks.xmpp.node_plugin import Payload, ReadingPlugin, as_bytes
 from tillie.networks.xmpp.xep_0384 import XEP_0384
 from tillie.nodes import Published
-from tillie.pubsub.items import Reading
 from tillie.pubsub.targeted import FEATURE
 from tillie.schemes.omemo.version import OMEMO2
 
 
-class XEP_0477(NodePlugin):
+class XEP_0477(ReadingPlugin):
     """Targeted items. One opens only once on the wire: what was opened is kept in the store."""
 
     name = "xep_0477"
@@ -37,16 +36,6 @@ class XEP_0477(NodePlugin):
         """
         chosen = [self.address(person) for person in people]
         return await self.nodes.publish(self.place(jid, node), as_bytes(payload), item_id, encrypt_for=chosen)
-
-    def items(
-        self, jid: object, node: str, ids: Iterable[str] = (), *, limit: int | None = None
-    ) -> AsyncGenerator[Reading, None]:
-        """Items as they are read, others among them: those with these ids, the newest `limit`, or all."""
-        return self.nodes.items(self.place(jid, node), ids, limit=limit)
-
-    async def item(self, jid: object, node: str, item_id: str) -> Reading:
-        """One item. Raises `Rejected` if there is none of this id."""
-        return await self.nodes.get(self.place(jid, node), item_id)
 
 
 register_plugin(XEP_0477)
