@@ -8,6 +8,7 @@
     │   │   └── KeyChanged      ... under an address that was verified before
     │   ├── PassphraseNeeded    a key in a file is under a passphrase
     │   ├── OptedOut            the contact asked for clear text; a person must decide
+    │   ├── SessionEnded        the encrypted session is over, or was never opened
     │   ├── TooLarge            content, devices or stanza beyond a named limit
     │   └── NoProgress          a step asked for the same thing again and again
     ├── PeerError               the other client sent something wrong or forged
@@ -16,6 +17,8 @@
     │   ├── BadSignature
     │   ├── Undecryptable       forged, altered, or its key is gone
     │   ├── NoSession           there is no session for it, or its sender's key can't be had
+    │   ├── NegotiationFailed   the attempt to agree on a session ended
+    │   ├── SessionBroken       a stanza of a session did not verify: the session is over
     │   └── Refused             it opened, but its envelope does not fit the stanza
     ├── NetworkError            a server or the way to it
     │   ├── Unreachable
@@ -98,6 +101,12 @@ class OptedOut(UsageError):
     hint = "Tillie never sends clear text. 'tillie devices reset ADDRESS' goes on with encryption."
 
 
+class SessionEnded(UsageError):
+    """There is no encrypted session, or it is over."""
+
+    hint = "'tillie session start ADDRESS' opens a new one."
+
+
 class TooLarge(UsageError):
     """That is too large to send."""
 
@@ -131,6 +140,23 @@ class Undecryptable(PeerError):
 
 class NoSession(PeerError):
     """A message can't be opened now: there is no session for it, or its sender's key can't be had."""
+
+
+class NegotiationFailed(PeerError):
+    """No encrypted session came about.
+
+    `condition` is what the peer is told (XEP-0155 section 9): "not-acceptable", "feature-not-implemented",
+    "service-unavailable", or "" for nothing at all; `fields` are the fields of the form it is about.
+    """
+
+    def __init__(self, detail: str = "", *, condition: str = "", fields: tuple[str, ...] = (), hint: str = "") -> None:
+        super().__init__(detail, hint=hint)
+        self.condition = condition
+        self.fields = fields
+
+
+class SessionBroken(PeerError):
+    """A stanza of an encrypted session was lost, altered or forged, so that the session is over."""
 
 
 class Refused(PeerError):
