@@ -30,6 +30,7 @@ from tillie.model import (
     Arrived,
     Ask,
     CatchUp,
+    Changed,
     Content,
     Decide,
     Decided,
@@ -108,7 +109,9 @@ class Engine:
         self.policy = policy
         self.history = history
         self._decide = decide
+        self.own: Address | None = None  # our full JID, set by the network as long as we are online
         self._notice = notice
+        self._followers: list[Callable[[Changed], None]] = []
         self._clock = clock
         # The store runs on a thread of its own, so that a commit never holds up the event loop.
         self._thread = None if isinstance(store, MemoryStore) else ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -351,7 +354,9 @@ class Engine:
         stays there; it is not an error. No message waits for a server that is slow or unwilling to publish."""
         async with self._sending:
             for item in await self.outbox():
-                if isinstance(item.effect, Send) and not await self._try(self._flush_send(item.id, item.effect)):
+                if not isinstance(item.effect, Send) or not await self._is_ours_to_send(item.id, item.effect):
+                    continue
+                if not await self._try(self._flush_send(item.id, item.effect)):
                     return
         self._look_again = True
         if self._publishing:
@@ -378,6 +383,13 @@ class Engine:
             self._notice(Notice(self.account, f"not sent yet: {error}"))
             return False
         return True
+
+    async def _is_ours_to_send(self, row: int, item: Send) -> bool:
+        """What belongs to a session is for the connection with its resource, and for a while only."""
+        if item.until and item.until < self._clock():
+            await self._on_store(lambda: self.store.sent(row))
+            return False
+        return not item.sender or item.sender == self.own
 
     async def _flush_send(self, row: int, item: Send) -> None:
         if item.id in self._on_the_wire:
@@ -413,6 +425,11 @@ class Engine:
         self._on_the_wire.clear()
         self._tried.clear()
 
+    def follow(self, callback: Callable[[Changed], None]) -> Callable[[], None]:
+        """Call back with every `Changed` of a step, after its commit; what is returned ends that."""
+        self._followers.append(callback)
+        return lambda: self._followers.remove(callback)
+
     async def close(self) -> None:
         await self._on_store(self.store.close)
         if self._thread is not None:
@@ -422,6 +439,9 @@ class Engine:
         for effect in effects:
             if isinstance(effect, Notice):
                 self._notice(effect)
+            elif isinstance(effect, Changed):
+                for callback in tuple(self._followers):
+                    callback(effect)
 
 
 def _describe(ask: Ask) -> str:

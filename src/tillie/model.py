@@ -126,12 +126,24 @@ class Target(NamedTuple):
         return (self.address, *self.also)
 
 
+class Way(NamedTuple):
+    """How a sealed element of a session must travel: to this full JID, in this thread, only from our end of the session
+    (`sender`, full), and not after `until`: a stanza of a conversation that is over would come in nobody's order."""
+
+    to: Address
+    thread: str
+    sender: Address
+    until: Time
+
+
 class Sealed(NamedTuple):
-    """The protected element for the wire, and a report with one line for each device that was considered."""
+    """The protected element for the wire, and a report with one line for each device that was considered. `way` is set
+    by schemes whose sessions belong to one resource."""
 
     element: bytes
     scheme: str
     report: tuple[DeviceReport, ...]
+    way: Way | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,10 +238,15 @@ class State(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A finished stanza for the outbox: the network sends exactly these bytes, again and again until acknowledged."""
+    """A finished stanza for the outbox: the network sends exactly these bytes, again and again until acknowledged.
+
+    `sender`, a full JID, says that only the connection with this resource may send it; after `until` it is dropped.
+    """
 
     stanza: bytes
     id: str  # the stanza's id, by which a server's echo is recognised
+    sender: str = ""
+    until: Time = 0.0  # 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +276,16 @@ class Notice:
     text: str
 
 
-Effect = Send | Publish | Deliver | Notice
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Something of a scheme changed that a program may follow, a session for example; the store says what it is now.
+    Not durable."""
+
+    scheme: str
+    name: str
+
+
+Effect = Send | Publish | Deliver | Notice | Changed
 
 
 class Done(NamedTuple, Generic[T_co]):

@@ -144,14 +144,24 @@ def send(
     done = seal(s, scheme, trust, content, to, now, group=type == "groupchat")
     if isinstance(done, Need):
         return done
-    encryption = stanzas.encryption(scheme.namespace, scheme.title)
-    if scheme.fallback and policy.has_body(content):
-        plain = (stanzas.body(scheme.fallback), *plain)
-    message = stanzas.message(to, message_id, done.value.element, encryption, kind=type, plain=plain)
+    item = _finished(scheme, done.value, content, to, message_id, type, plain)
     if remember:
         said = history.Entry(str(to.bare), True, now, content.xml.decode(), message_id, scheme=scheme.name)
         history.append(s, said)
-    return Done(done.value, (*done.effects, Send(message, message_id)))
+    return Done(done.value, (*done.effects, item))
+
+
+def _finished(
+    scheme: Scheme, sealed: Sealed, content: Content, to: Address, message_id: str, type: str, plain: Iterable[bytes]
+) -> Send:
+    way = sealed.way
+    if way is not None:
+        message = stanzas.session_message(way.to, message_id, sealed.element, way.thread, kind=type, plain=plain)
+        return Send(message, message_id, way.sender, way.until)
+    encryption = stanzas.encryption(scheme.namespace, scheme.title)
+    if scheme.fallback and policy.has_body(content):
+        plain = (stanzas.body(scheme.fallback), *plain)
+    return Send(stanzas.message(to, message_id, sealed.element, encryption, kind=type, plain=plain), message_id)
 
 
 def _refuse_recipient(to: Address, judged: Judgement, unable: tuple[DeviceReport, ...]) -> None:
@@ -203,9 +213,7 @@ def _unwrap(device: Device, trusted: Trust, plaintext: bytes, around: Stanza, sc
     except PeerError as error:
         return Opened(Kind.REFUSED, scheme.name, device, trusted, error=error.detail)
     dropped = policy.filter_siblings(around.siblings)[1] if around.siblings else ()
-    if scheme.fallback:  # a body for those who can't open it is expected there, and nothing to tell
-        dropped = tuple(name for name in dropped if name != policy.BODY)
-    notes = found + tuple(f"Dropped from the plain part: {name}." for name in dropped)
+    notes = found + tuple(f"Dropped from the plain part: {name}." for name in dropped if name not in scheme.beside)
     return Opened(Kind.OPENED, scheme.name, device, trusted, envelope, time, notes)
 
 

@@ -496,4 +496,4 @@ def test_a_stanza_of_somebody_is_judged_by_its_bare_address() -> None:
     _, _, bob, letter = one_letter()
     stanza = replace(letter.arrived.stanza, sender=Address(f"{ALICE}/{BOB}/x"), to=Address(f"{BOB}/a/b"))
     assert kind(bob, Arrived(letter.arrived.element, stanza, "openpgp")) is Kind.OPENED
-    assert bob.scheme.tag == element.TAG
+    assert bob.scheme.tags == (element.TAG,)

@@ -210,7 +210,7 @@ class LocalConnection:
             message = xml.parse(entry.stanza)
         except Malformed:
             return None
-        tags = {scheme.tag: scheme.name for scheme in self.engine.schemes.values()}
+        tags = {tag: scheme.name for scheme in self.engine.schemes.values() for tag in scheme.tags}
         sealed = [child for child in message if child.tag in tags]
         if len(sealed) != 1:
             return None

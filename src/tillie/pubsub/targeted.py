@@ -139,7 +139,7 @@ def read(s: State, scheme: Scheme, trust: Policy, node: Node, item: Item, now: T
     targeted = parse(item.payload)
     if len(item.id) > MAX_ITEM_ID:
         raise Malformed(f"The id of a targeted item has more than {MAX_ITEM_ID} characters.")
-    if (targeted.namespace, targeted.tag) != (scheme.namespace, scheme.tag):
+    if (targeted.namespace, targeted.tag) != (scheme.namespace, scheme.tags[0]):
         raise Malformed("A targeted item is sealed in a way that is not known here.")
     version = targeted.version
     kept = s.get(records.key("targeted", node, item.id, version))

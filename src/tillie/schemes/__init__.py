@@ -49,17 +49,19 @@ class Outcome(NamedTuple):
 class Scheme(Protocol):
     """One account's use of one way to protect an envelope. Every method is a step of one open transaction.
 
-    `name` stands in records and reports, `title` is what people call it (XEP-0380), `namespace` and `tag` are those
-    of its sealed element, `fallback` is the plain body beside it ("" for none), `watched` the PEP nodes whose
-    notifications it wants to learn. `long_lived`: a key of it reads whatever was ever sealed for it, so that nobody but
+    `name` stands in records and reports, `title` is what people call it (XEP-0380), `namespace` and `tags` are those
+    of its elements (the sealed one is the first tag), `fallback` is the plain body beside it ("" for none), `beside`
+    names the plain elements that are expected there and nothing to tell (as `envelope.policy.name_of` does), `watched`
+    the PEP nodes whose notifications it wants to learn. `long_lived`: a key of it reads whatever was ever sealed for it, so that nobody but
     a person adds one to those that a contact had first.
     """
 
     name: str
     title: str
     namespace: str
-    tag: str
+    tags: tuple[str, ...]
     fallback: str
+    beside: frozenset[str]
     long_lived: bool
     watched: frozenset[str]
     account: Address

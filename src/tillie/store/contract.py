@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from tillie.errors import TooLarge
-from tillie.model import Address, Done, Effect, Need, Notice, Publish, Send, State
+from tillie.model import Address, Changed, Done, Effect, Need, Notice, Publish, Send, State
 
 T = TypeVar("T")
 Step = Callable[[State], Done[T] | Need]
@@ -26,7 +26,7 @@ class Outgoing(NamedTuple):
 class Committed(NamedTuple, Generic[T]):
     """A step that was committed: its value, its effects, and beside each effect its row in outbox or inbox.
 
-    A `Notice` is not durable: it has None for a row.
+    A `Notice` and a `Changed` are not durable: they have None for a row.
     """
 
     value: T
@@ -78,7 +78,9 @@ def number(effects: tuple[Effect, ...], generation: int) -> tuple[int | None, ..
     if len(effects) > EFFECTS_MAX:
         raise TooLarge(f"a step may have at most {EFFECTS_MAX} effects")
     first = generation * EFFECTS_MAX
-    return tuple(None if isinstance(effect, Notice) else first + place for place, effect in enumerate(effects))
+    return tuple(
+        None if isinstance(effect, (Notice, Changed)) else first + place for place, effect in enumerate(effects)
+    )
 
 
 __all__ = ["EFFECTS_MAX", "Committed", "Outgoing", "Step", "Store", "number"]

@@ -213,7 +213,7 @@ class SqlStore:
                 execute(_PUT, (*key, value))
         for each, effect in zip(ids, done.effects, strict=True):
             if isinstance(effect, Send):
-                execute(_QUEUE, (each, SEND, None, effect.id, effect.stanza, self._clock()))
+                execute(_QUEUE, (each, SEND, _bound(effect), effect.id, effect.stanza, self._clock()))
             elif isinstance(effect, Publish):
                 execute(_QUEUE, (each, PUBLISH, effect.scheme, effect.what, None, self._clock()))
             elif isinstance(effect, Deliver):
@@ -246,7 +246,7 @@ class SqlStore:
 
     def outbox(self) -> list[Outgoing]:
         return [
-            Outgoing(each, Send(body, what) if box == SEND else Publish(scheme, what), created)
+            Outgoing(each, _send(body, what, scheme) if box == SEND else Publish(scheme, what), created)
             for each, box, scheme, what, body, created in self._all(_OUTBOX)
         ]
 
@@ -337,6 +337,18 @@ class _SqlState:
             if changed is not None and key[:2] == (scheme, kind) and key[2].startswith(start):
                 found[key] = changed
         return sorted(found.items())
+
+
+def _bound(effect: Send) -> str | None:
+    """Who may send it, and until when, as one column."""
+    return f"{effect.until!r} {effect.sender}" if effect.sender or effect.until else None
+
+
+def _send(stanza: bytes, id: str, bound: str | None) -> Send:
+    if bound is None:
+        return Send(stanza, id)
+    until, _, sender = bound.partition(" ")
+    return Send(stanza, id, sender, float(until))
 
 
 def _connect(path: Path, key: bytes) -> sqlite.Connection:

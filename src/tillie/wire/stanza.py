@@ -8,6 +8,7 @@ from tillie.model import Address
 from tillie.wire import xml
 
 STORE_HINT = b"<store xmlns='urn:xmpp:hints'/>"
+LIVE_HINTS = b"<no-store xmlns='urn:xmpp:hints'/><no-copy xmlns='urn:xmpp:hints'/>"
 
 
 def message(
@@ -25,6 +26,24 @@ def message(
             STORE_HINT,
             encryption,
             b"<origin-id xmlns='urn:xmpp:sid:0' id=%s/>" % quoted,
+            *plain,
+            b"</message>",
+        )
+    )
+
+
+def session_message(
+    to: Address, message_id: str, sealed: bytes, thread: str, *, kind: str, plain: Iterable[bytes] = ()
+) -> bytes:
+    """A <message> of an encrypted session (XEP-0200 section 4): its thread stays readable. Only one resource, now, can
+    open it, so that servers are asked to keep and copy it nowhere (XEP-0334)."""
+    return b"".join(
+        (
+            b"<message xmlns='jabber:client' type=%s to=%s id=%s>"
+            % (xml.attribute(kind), xml.attribute(to), xml.attribute(message_id)),
+            b"<thread>" + xml.escape(thread) + b"</thread>",
+            sealed,
+            LIVE_HINTS,
             *plain,
             b"</message>",
         )

@@ -201,6 +201,7 @@ class Core(BasePlugin):
         """After login: our devices, then what came while we were away, then the end of catching up."""
         if str(self.xmpp.boundjid.bare) != self.account:
             raise StoreMismatch(f"The server knows us as {self.xmpp.boundjid.bare}, not as {self.account}.")
+        self.engine.own = address.parse(str(self.xmpp.boundjid.full))
         self.receiver.catching_up = True
         await self.network.told()
         self.engine.disconnected()  # what the old session did not acknowledge goes out again

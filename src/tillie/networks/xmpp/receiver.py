@@ -65,7 +65,8 @@ class Receiver:
     def schemes_changed(self) -> None:
         """The engine's schemes say what is sealed, and which notifications are for them."""
         schemes = self._engine.schemes.values()
-        self._reader = Reader(self._engine.account, {scheme.tag: scheme.name for scheme in schemes})
+        tags = {tag: scheme.name for scheme in schemes for tag in scheme.tags}
+        self._reader = Reader(self._engine.account, tags)
         self._nodes: frozenset[str] = frozenset().union(*(scheme.watched for scheme in schemes))
 
     async def start(self) -> None:

@@ -40,7 +40,7 @@ class XEP_0373(BasePlugin):
         self.core = core_of(self)
         self.scheme = OpenPgp(self.core.account, generate=self.generate)
         self.core.use(self.scheme)
-        self._reader = Reader(self.core.account, {self.scheme.tag: self.scheme.name})
+        self._reader = Reader(self.core.account, dict.fromkeys(self.scheme.tags, self.scheme.name))
 
     def plugin_end(self) -> None:
         self.core.leave(self, self.scheme)

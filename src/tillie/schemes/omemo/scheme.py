@@ -70,8 +70,9 @@ class Omemo:
     name = "omemo"
     title = "OMEMO"
     namespace = OMEMO2.namespace
-    tag = f"{{{OMEMO2.namespace}}}encrypted"
+    tags: tuple[str, ...] = (f"{{{OMEMO2.namespace}}}encrypted",)
     fallback = ""  # XEP-0384 asks for none
+    beside: frozenset[str] = frozenset()
     long_lived = False
     watched = frozenset({OMEMO2.devices_node})
 

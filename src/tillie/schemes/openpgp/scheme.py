@@ -13,6 +13,7 @@ from tillie.crypto.kdf import sha256
 from tillie.crypto.openpgp import Certificate, SecretKey
 from tillie.crypto.random import random_bytes
 from tillie.directory import openpgp as directory
+from tillie.envelope.policy import BODY
 from tillie.errors import BadKey, NoRecipients, NoSession, PeerError, Refused, TooLarge, UsageError
 from tillie.model import (
     NO_PAYLOAD,
@@ -84,8 +85,9 @@ class OpenPgp:
     name = records.SCHEME
     title = "OpenPGP for XMPP"
     namespace = directory.NAMESPACE
-    tag = element.TAG
+    tags: tuple[str, ...] = (element.TAG,)
     fallback = "This message is sealed with OpenPGP; this client can't show it."
+    beside = frozenset({BODY})
     long_lived = True
     watched = frozenset({directory.LIST_NODE})
 
