@@ -52,8 +52,8 @@ class Scheme(Protocol):
     `name` stands in records and reports, `title` is what people call it (XEP-0380), `namespace` and `tags` are those
     of its elements (the sealed one is the first tag), `fallback` is the plain body beside it ("" for none), `beside`
     names the plain elements that are expected there and nothing to tell (as `envelope.policy.name_of` does), `watched`
-    the PEP nodes whose notifications it wants to learn. `long_lived`: a key of it reads whatever was ever sealed for it, so that nobody but
-    a person adds one to those that a contact had first.
+    the PEP nodes whose notifications it wants to learn. `long_lived`: a key of it reads whatever was ever sealed for
+    it, so that nobody but a person adds one to those that a contact had first.
     """
 
     name: str

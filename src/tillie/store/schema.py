@@ -3,8 +3,8 @@
     records(scheme, kind, name, value)      what the schemes keep
     queue(id, box, scheme, what, body, created)
         row 0                               body: the generation (see `generation`)
-        box 1 (send)                        what: the stanza's id, body: the stanza; scheme: NULL, or "UNTIL SENDER" of one
-                                            that only one resource may send, and not after a time
+        box 1 (send)                        what: the stanza's id, body: the stanza; scheme: NULL, or "UNTIL SENDER" of
+                                            one that only one resource may send, and not after a time
         box 2 (publish)                     scheme, what; one row for each pair of them
         box 3 (deliver)                     body: the message for the program
     meta(name, value)                       account, device, created, rolled back
