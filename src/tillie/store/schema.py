@@ -17,6 +17,7 @@ even after a roll-back, without the page that AUTOINCREMENT would cost. PRAGMA u
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ SEND, PUBLISH, DELIVER = 1, 2, 3
 # does not fit on one. SQLCipher can't find the size out by itself: another one would be another kind of file.
 PAGE = 2048
 BUSY_SECONDS = 30.0
+WAL_PAUSE = 0.005  # seconds between two attempts to switch it on
 
 _VERSION_1 = (
     "CREATE TABLE records(scheme TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, value BLOB NOT NULL,"
@@ -76,6 +78,24 @@ def upgrade(connection: sqlite.Connection, found: int) -> None:
         for statement in statements:
             connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def use_wal(connection: sqlite.Connection) -> None:
+    """Write ahead (WAL), which the file remembers.
+
+    SQLite asks no busy handler for this statement: while another process makes the file, or is the last to close it,
+    it fails at once. So it is tried again, for as long as any other statement would wait.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in _BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(WAL_PAUSE)
+        else:
+            return
 
 
 _UNWRITABLE = frozenset(

@@ -16,7 +16,18 @@ from tillie.errors import StoreDamaged, StoreMismatch, StoreUnwritable, UsageErr
 from tillie.model import Address, Deliver, Done, Key, Need, Publish, Send
 from tillie.store.contract import Committed, Outgoing, Step, number
 from tillie.store.generation import SideFile, peek
-from tillie.store.schema import DELIVER, PUBLISH, SEND, VERSION, connect, translate, translated, upgrade, version
+from tillie.store.schema import (
+    DELIVER,
+    PUBLISH,
+    SEND,
+    VERSION,
+    connect,
+    translate,
+    translated,
+    upgrade,
+    use_wal,
+    version,
+)
 
 T = TypeVar("T")
 
@@ -85,7 +96,7 @@ class SqlStore:
         side_path = self.path.with_name(self.path.name + ".generation")
         with translated():
             found = version(self._connection, self.path)
-            self._execute("PRAGMA journal_mode = WAL")
+            use_wal(self._connection)
             self._execute("PRAGMA synchronous = FULL")
             seen = peek(side_path)  # before the database (see `generation`)
             if found < VERSION or self._stale(seen):

@@ -277,7 +277,7 @@ def normal(form: Form, dialect: Dialect = Dialect.STRICT, *, without: Container[
 def _normal(element: Element, dialect: Dialect) -> str:
     name = str(element.tag).rpartition("}")[2]
     start = name + "".join(
-        f' {key}="{_escaped(str(value), _ATTRIBUTE_ESCAPES)}"' for key, value in sorted(element.items())
+        f' {key!s}="{_escaped(str(value), _ATTRIBUTE_ESCAPES)}"' for key, value in sorted(element.items())
     )
     spaced = dialect is Dialect.GAJIM
     parts: list[str] = []
