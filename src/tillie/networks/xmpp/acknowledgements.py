@@ -14,6 +14,8 @@ from slixmpp.stanza import Iq, Message, Presence
 from slixmpp.xmlstream.handler import Callback
 from slixmpp.xmlstream.matcher import MatchXPath
 
+from tillie.networks.xmpp.opened import InSession
+
 MODULUS = 2**32
 
 
@@ -60,6 +62,8 @@ class Handled:
                 self._plugin.send_ack()
 
     def _count(self, stanza: Any) -> Any:
+        if isinstance(stanza, InSession):
+            return stanza  # what it came in was counted
         if self._plugin.enabled_in and isinstance(stanza, (Message, Presence, Iq)):
             self._arrived += 1
             self._tell()
@@ -81,7 +85,7 @@ class Handled:
 
 
 class Acknowledged:
-    """Learns which of our messages the server has: from XEP-0198, or from the reply to a ping sent after them.
+    """Learns which of our stanzas the server has: from XEP-0198, or from the reply to a ping sent after them.
 
     RFC 6120 section 10.1: a server processes what comes over one stream in order.
     """
@@ -92,7 +96,7 @@ class Acknowledged:
         self._tell = tell
         self._unconfirmed: list[str] = []  # sent, without XEP-0198, and not behind a ping yet
         self._scheduled = False
-        client.add_event_handler("stanza_acked", lambda stanza: self._tell((stanza["id"],)))
+        client.add_event_handler("stanza_acked", lambda stanza: self._tell((_id_of(stanza),)))
         client.add_event_handler("disconnected", self._disconnected)
 
     @property
@@ -101,7 +105,7 @@ class Acknowledged:
         return frozenset(_id_of(stanza) for _, stanza in self._plugin.unacked_queue)
 
     def sent(self, stanza_id: str) -> None:
-        """A message was queued; ask the server about it, and about all others that are queued in the same breath."""
+        """A stanza was queued; ask the server about it, and about all others that are queued in the same breath."""
         if not self._plugin.enabled_out:
             self._unconfirmed.append(stanza_id)
         if not self._scheduled:
@@ -133,4 +137,7 @@ def _failed(done: Any) -> bool:
 
 
 def _id_of(stanza: Any) -> str:
-    return str(stanza["id"]) if isinstance(stanza, (Message, Presence, Iq)) else ""
+    """Its name in the outbox. It is not always its own id: that of an answer was chosen by whoever asked."""
+    if not isinstance(stanza, (Message, Presence, Iq)):
+        return ""
+    return str(getattr(stanza, "outbox_id", "") or stanza["id"])

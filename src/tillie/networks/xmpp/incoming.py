@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tillie.envelope.policy import OPENPGP_ELEMENT
 from tillie.errors import Malformed
 from tillie.model import NO_PAYLOAD, Address, Arrived, Fetched, Stanza, Time
-from tillie.networks.xmpp.elements import CLIENT, KINDS, address_of, only, to_bytes
+from tillie.networks.xmpp.elements import CLIENT, KINDS, address_of, as_delivered, only, to_bytes
 from tillie.wire.time import parse_datetime
 
 CARBONS, FORWARD, ARCHIVE = "urn:xmpp:carbons:2", "urn:xmpp:forward:0", "urn:xmpp:mam:2"
@@ -45,10 +45,11 @@ class Incoming:
 @dataclass(frozen=True, slots=True)
 class Reader:
     """Reads stanzas for one account. `account` is its bare address, `schemes` the names of its schemes by the tags of
-    their sealed elements."""
+    their sealed elements, `sessions` the scheme among them whose sessions belong to one resource ("" if none does)."""
 
     account: Address
     schemes: Mapping[str, str]
+    sessions: str = ""
 
     def sealed(self, stanza: ET.Element, queries: Container[str] = ()) -> Incoming | None:
         """The sealed element of a message, presence or IQ, if there is one to open. `queries` are the ids of our
@@ -62,6 +63,21 @@ class Reader:
             if wrapped is not None:
                 return wrapped
         return self._read(stanza, kind, "live")
+
+    def bounced(self, stanza: ET.Element) -> Incoming | None:
+        """An error that may be about a stanza of a session. What it is about is named by the element that it echoes,
+        or by its id alone: then the element is the `<error/>`."""
+        kind = KINDS.get(stanza.tag)
+        sender, to = address_of(stanza, "from", self.account), address_of(stanza, "to", self.account)
+        if not self.sessions or stanza.get("type") != "error" or kind is None or sender is None or to is None:
+            return None
+        echoed = [child for child in stanza if self.schemes.get(child.tag) == self.sessions]
+        found = echoed[0] if len(echoed) == 1 else only(stanza, f"{{{CLIENT}}}error")
+        if found is None or (kind != "message" and not echoed):
+            return None  # any IQ may fail, and that ends no session
+        siblings = tuple(to_bytes(child) for child in stanza if child is not found)
+        around = Stanza(kind, sender, to, "error", stanza.get("id", "")[:MAX_ID], None, siblings)
+        return Incoming(Arrived(as_delivered(found), around, self.sessions))
 
     def _carbon(self, outer: ET.Element) -> Incoming | None:
         for direction in ("received", "sent"):
@@ -96,7 +112,10 @@ class Reader:
         siblings = tuple(to_bytes(child) for child in stanza if child is not found[0])
         around = Stanza(kind, sender, to, type_, stanza_id[:MAX_ID], stamp, siblings, via)
         archive_id = self._archive_id(stanza, forwarded) if kind == "message" else ""
-        arrived = Arrived(to_bytes(found[0]), around, self.schemes[found[0].tag])
+        scheme = self.schemes[found[0].tag]
+        # The normal form of a session's elements is computed from what came: as few prefixes as there were.
+        element = as_delivered(found[0]) if scheme == self.sessions else to_bytes(found[0])
+        arrived = Arrived(element, around, scheme)
         ambiguous = len(found) > 1 and any(child.tag != OPENPGP_ELEMENT for child in found)
         return Incoming(arrived, archive_id, ambiguous)
 

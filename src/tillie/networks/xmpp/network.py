@@ -7,13 +7,13 @@ import xml.etree.ElementTree as ET
 from typing import Any
 
 from slixmpp.exceptions import IqError, IqTimeout
-from slixmpp.stanza import Message
+from slixmpp.stanza import Iq, Message, Presence
 
 from tillie.engine import Engine
 from tillie.errors import Rejected, Unreachable
 from tillie.model import Address, Fetch, Fetched, Publication, Send
 from tillie.networks.xmpp.acknowledgements import Acknowledged
-from tillie.networks.xmpp.elements import SINGLETON, form, one_from_bytes, only, to_bytes
+from tillie.networks.xmpp.elements import KINDS, SINGLETON, form, one_from_bytes, only, to_bytes
 
 TIMEOUT = 20.0  # seconds; a contact's server that does not answer must not hold up a send for long
 PUBSUB, OWNER = "http://jabber.org/protocol/pubsub", "http://jabber.org/protocol/pubsub#owner"
@@ -51,7 +51,9 @@ class XmppNetwork:
         self._require_connection()
         if item.id in self._acknowledged.pending:
             return
-        self.client.send(message_of(self.client, item.stanza))
+        stanza = stanza_of(self.client, item.stanza)
+        stanza.outbox_id = item.id
+        self.client.send(stanza)
         self._acknowledged.sent(item.id)
 
     def _tell(self, ids: tuple[str, ...]) -> None:
@@ -199,10 +201,14 @@ class XmppNetwork:
             raise Unreachable("There is no connection.")
 
 
-def message_of(client: Any, stanza: bytes) -> Message:
-    """A finished message as slixmpp's stanza."""
+_CLASSES: dict[str, Any] = {"message": Message, "presence": Presence, "iq": Iq}
+
+
+def stanza_of(client: Any, stanza: bytes) -> Any:
+    """A finished stanza as slixmpp's."""
+    element = one_from_bytes(stanza)
     # recv: slixmpp adds an id or origin-id to what it thinks was written here.
-    return Message(client, one_from_bytes(stanza), recv=True)  # type: ignore[no-untyped-call]
+    return _CLASSES[KINDS[element.tag]](client, element, recv=True)
 
 
 def _rejected(error: IqError) -> Rejected:

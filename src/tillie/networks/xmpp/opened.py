@@ -41,11 +41,63 @@ class OpenedIq(_Sealed, Iq):
     """An IQ that was sealed. Answer it with `send_sealed_reply`."""
 
 
+class InSession:
+    """What came sealed in an encrypted session, on its way to whatever handles such stanzas. An answer (`reply`) goes
+    back sealed in the same session, or not at all.
+
+    `delivery` says who sealed it and how far she is trusted; `session` is the thread of the session.
+    """
+
+    delivery: Delivery | None = None  # None in an answer
+    row: int | None = None
+    session = ""
+
+    def reply(self, *args: Any, **options: Any) -> Any:
+        answer = super().reply(*args, **options)  # type: ignore[misc]
+        answer.session = self.session
+        return answer
+
+    def __str__(self, top_level_ns: bool = True) -> str:
+        return f"<{type(self).__name__}>"  # slixmpp writes what it handles into its debug log
+
+
+class SessionMessage(InSession, Message):
+    """A message that was sealed in a session."""
+
+
+class SessionPresence(InSession, Presence):
+    """A directed presence that was sealed in a session."""
+
+
+class SessionIq(InSession, Iq):
+    """An IQ that was sealed in a session."""
+
+
 _CLASSES: dict[str, Any] = {"message": OpenedMessage, "presence": OpenedPresence, "iq": OpenedIq}
+_SESSION_CLASSES: dict[str, Any] = {"message": SessionMessage, "presence": SessionPresence, "iq": SessionIq}
+_THREAD = f"{{{CLIENT}}}thread"
+
+
+def build_in_session(client: Any, delivery: Delivery, around: Stanza, *, row: int | None = None) -> Any:
+    """The stanza for what came in a session, as if it had come in plain."""
+    stanza = _SESSION_CLASSES[delivery.stanza](client, _element(delivery, around), recv=True)
+    threads = [element for sibling in around.siblings for element in from_bytes(sibling) if element.tag == _THREAD]
+    stanza.delivery, stanza.row = delivery, row
+    if len(threads) == 1:
+        stanza.session = threads[0].text or ""
+        if delivery.stanza == "message" and stanza.xml.find(_THREAD) is None:
+            stanza.xml.append(threads[0])
+    return stanza
 
 
 def build(client: Any, delivery: Delivery, around: Stanza | None = None, *, row: int | None = None) -> Any:
     """The stanza for a delivery, live (`around` is what carried it) or out of the inbox."""
+    stanza = _CLASSES[delivery.stanza](client, _element(delivery, around), recv=True)
+    stanza.delivery, stanza.row = delivery, row
+    return stanza
+
+
+def _element(delivery: Delivery, around: Stanza | None) -> ET.Element:
     element = ET.Element(f"{{{CLIENT}}}{delivery.stanza}")
     sender = str(around.sender) if around is not None else delivery.address
     for name, value in (("from", sender), ("to", delivery.to), ("type", delivery.type), ("id", delivery.id)):
@@ -56,9 +108,7 @@ def build(client: Any, delivery: Delivery, around: Stanza | None = None, *, row:
     if around is not None:
         for sibling in policy.filter_siblings(around.siblings)[0]:
             element.extend(from_bytes(sibling))
-    stanza = _CLASSES[delivery.stanza](client, element, recv=True)
-    stanza.delivery, stanza.row = delivery, row
-    return stanza
+    return element
 
 
 def delivery_of(opened: Opened, around: Stanza) -> Delivery:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Container, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Container, Coroutine
+from typing import Any, Protocol
 
 from slixmpp.stanza import Iq, Message, Presence
 
@@ -21,10 +21,29 @@ from tillie.networks.xmpp.acknowledgements import Handled, Hold
 from tillie.networks.xmpp.catch_up import Position
 from tillie.networks.xmpp.elements import to_bytes
 from tillie.networks.xmpp.incoming import Incoming, Reader
-from tillie.networks.xmpp.opened import OpenedIq, build, delivery_of
+from tillie.networks.xmpp.opened import InSession, OpenedIq, build, delivery_of
 
 HIGH_WATER = 256  # stanzas that wait to be opened; then nothing more is read from the connection
 LOW_WATER = 32
+
+Work = Callable[[], Awaitable[None]]
+
+
+class Door(Protocol):
+    """Where the stanzas of sessions come in that belong to one resource (`scheme`): they are given back to the program
+    as if they had come in plain, each in its turn."""
+
+    scheme: str
+
+    def takes(self, stanza: Any) -> bool:
+        """Whether this stanza, which holds an element of the scheme, is for a session of it; else others get it."""
+
+    def opened(self, incoming: Incoming, received: Received) -> None:
+        """What came sealed, or tried to. It is committed."""
+
+    def refuses(self, stanza: Any) -> bool:
+        """Whether this plain stanza must not reach the program: its sender agreed to seal everything."""
+
 
 # Nothing to show, and nothing wrong.
 _SILENT = frozenset({Kind.EMPTY, Kind.DUPLICATE, Kind.NOT_FOR_US})
@@ -51,6 +70,7 @@ class Receiver:
         self._handled = handled
         self._queries = queries
         self._notice = notice
+        self._door: Door | None = None
         self.schemes_changed()
         self._waiting: asyncio.Queue[tuple[Any, Hold | None]] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
@@ -66,8 +86,17 @@ class Receiver:
         """The engine's schemes say what is sealed, and which notifications are for them."""
         schemes = self._engine.schemes.values()
         tags = {tag: scheme.name for scheme in schemes for tag in scheme.tags}
-        self._reader = Reader(self._engine.account, tags)
+        self._reader = Reader(self._engine.account, tags, self._door.scheme if self._door else "")
         self._nodes: frozenset[str] = frozenset().union(*(scheme.watched for scheme in schemes))
+
+    def give(self, door: Door | None) -> None:
+        """Whoever takes what comes in sessions; None: nobody any more."""
+        self._door = door
+        self.schemes_changed()
+
+    def in_turn(self, work: Work) -> None:
+        """Do this when everything that has arrived up to now is committed, and before what arrives later."""
+        self._waiting.put_nowait((work, None))
 
     async def start(self) -> None:
         """From now on stanzas are opened. The first time, what the inbox still holds is told again, but for what came
@@ -106,18 +135,40 @@ class Receiver:
 
     def _take(self, stanza: Any) -> Any:
         """A filter for incoming stanzas; what it returns goes to slixmpp's other handlers."""
-        if isinstance(stanza, Iq):
-            return self._take_iq(stanza)
-        if not isinstance(stanza, (Message, Presence)):
+        if not isinstance(stanza, (Iq, Message, Presence)) or isinstance(stanza, InSession):
             return stanza
-        found: Incoming | Fact | None = self._reader.sealed(stanza.xml, self._queries)
-        if found is None and isinstance(stanza, Message):
-            found = self._reader.notification(stanza.xml, self._nodes)
-        if found is not None:
+        found = self._reader.sealed(stanza.xml, self._queries)
+        if found is None:
+            return self._take_plain(stanza)
+        if self._door is not None and found.arrived.scheme == self._door.scheme:
+            return self._take_of_session(self._door, stanza, found)
+        if isinstance(stanza, Iq):
+            if stanza["type"] not in ("get", "set"):
+                return stanza  # whoever asked opens it
             self._put(found)
-            if isinstance(found, Incoming) and found.arrived.stanza.via in ("live", "offline"):
-                self._strip(stanza)
+            return None
+        self._put(found)
+        if found.arrived.stanza.via in ("live", "offline"):
+            self._strip(stanza)
         return stanza
+
+    def _take_plain(self, stanza: Any) -> Any:
+        fact: Incoming | Fact | None = self._reader.bounced(stanza.xml)
+        if fact is None and self._door is not None and self._door.refuses(stanza):
+            return None
+        if fact is None and isinstance(stanza, Message):
+            fact = self._reader.notification(stanza.xml, self._nodes)
+        if fact is not None:
+            self._put(fact)
+        return stanza
+
+    def _take_of_session(self, door: Door, stanza: Any, found: Incoming) -> Any:
+        if not door.takes(stanza):
+            return stanza
+        # A copy, or what the archive kept, was meant for another resource.
+        if found.arrived.stanza.via in ("live", "offline"):
+            self._put(found)
+        return None
 
     def _strip(self, stanza: Any) -> None:
         """Take from a sealed stanza what only its sender may say: a server could have put a plain body beside it."""
@@ -126,15 +177,6 @@ class Receiver:
                 continue
             if not policy.filter_siblings((to_bytes(child),))[0]:
                 stanza.xml.remove(child)
-
-    def _take_iq(self, iq: Iq) -> Iq | None:
-        if iq["type"] not in ("get", "set"):
-            return iq
-        found = self._reader.sealed(iq.xml)
-        if found is None:
-            return iq
-        self._put(found)
-        return None
 
     def _put(self, what: Incoming | Fact) -> None:
         self._waiting.put_nowait((what, self._handled.hold()))
@@ -179,6 +221,9 @@ class Receiver:
             return False
         if isinstance(what, Incoming):
             return await self._open(what, hold)
+        if callable(what):
+            await what()
+            return False
         self._later(self._learn(what, hold))
         return True
 
@@ -215,17 +260,24 @@ class Receiver:
 
     def _opened(self, incoming: Incoming, received: Received) -> None:
         around, opened = incoming.arrived.stanza, received.opened
-        handled = opened.kind is Kind.OPENED and self._client.event_handled(f"{opened.scheme}_iq")
-        if around.kind == "iq" and not handled:
-            self._refuse(around)
         if incoming.archive_id and not self.catching_up:
             self.archive_id = incoming.archive_id
+        if self._door is not None and opened.scheme == self._door.scheme:
+            self._door.opened(incoming, received)
+        else:
+            self._tell_of(around, received)
+        if opened.kind is not Kind.DUPLICATE and opened.kind is not Kind.NOT_FOR_US:
+            self._behind = _more_urgent(self._behind, opened)
+
+    def _tell_of(self, around: Stanza, received: Received) -> None:
+        opened = received.opened
+        handled = opened.kind is Kind.OPENED and self._client.event_handled(f"{opened.scheme}_iq")
+        if around.kind == "iq" and not handled:
+            self.refuse(around)
         if opened.kind is Kind.EMPTY:
             self._client.event(f"{opened.scheme}_empty", opened)
         if opened.kind not in _SILENT:
             self._tell(build(self._client, delivery_of(opened, around), around, row=received.inbox))
-        if opened.kind is not Kind.DUPLICATE and opened.kind is not Kind.NOT_FOR_US:
-            self._behind = _more_urgent(self._behind, opened)
 
     async def _follow(self) -> None:
         """Nothing waits: answers, a fresh bundle, a repair, the archive position; once for many messages."""
@@ -252,7 +304,7 @@ class Receiver:
     def _failed(self, around: Stanza, why: str) -> None:
         self._notice(Notice(around.sender.bare, f"a message can't be read: {why}"))
         if around.kind == "iq":
-            self._refuse(around)
+            self.refuse(around)
 
     def _tell(self, stanza: Any) -> None:
         """The event for an opened stanza, or for one that failed; then it leaves the inbox."""
@@ -267,7 +319,7 @@ class Receiver:
         if self._acknowledge or isinstance(stanza, OpenedIq):
             await self._engine.acknowledge(stanza.row)
 
-    def _refuse(self, request: Stanza) -> None:
+    def refuse(self, request: Stanza) -> None:
         """RFC 6120 section 8.2.3: a request must be answered. The same for one that nobody handles, and one that does
         not open: the sender learns nothing about why."""
         reply = self._client.make_iq(id=request.id, ito=request.sender, itype="error")
@@ -296,4 +348,4 @@ def _more_urgent(before: Opened | None, opened: Opened) -> Opened:
     return opened
 
 
-__all__ = ["HIGH_WATER", "LOW_WATER", "Receiver"]
+__all__ = ["HIGH_WATER", "LOW_WATER", "Door", "Receiver"]

@@ -12,7 +12,7 @@ from tillie.errors import UsageError
 from tillie.model import Address, Content, Sealed
 from tillie.networks.xmpp.core import Core
 from tillie.networks.xmpp.elements import children, from_bytes
-from tillie.networks.xmpp.network import message_of
+from tillie.networks.xmpp.network import stanza_of
 from tillie.networks.xmpp.opened import OpenedMessage
 from tillie.schemes import Scheme
 from tillie.wire import address, stanza
@@ -50,7 +50,7 @@ class SealsMessages(BasePlugin):
             kind=message["type"],
             plain=plain,
         )
-        return message_of(client, element), sealed
+        return stanza_of(client, element), sealed
 
     async def acknowledge(self, message: OpenedMessage) -> None:
         """The program has taken the message over: it leaves the inbox."""
