@@ -8,10 +8,19 @@ must know it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import Enum
 
 from tillie.crypto.ctr import BLOCK, BLOCK_BITS, CIPHERS
 from tillie.crypto.kdf import HASHES
 from tillie.wire.forms import Dialect
+
+
+class Layout(Enum):
+    """How the forms of a negotiation are laid out: which fields, in which order, of which types."""
+
+    STRICT = "strict"
+    SUBSET = "subset"
+    GAJIM = "gajim"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +44,10 @@ class Profile:
     rekeys: bool = True
     ends_in_clear: bool = False  # how the peer ends a session: in clear, without an answer
     fallback_body: bool = False  # a <body/> beside <c/>, for clients that know nothing of sessions
-    nonce: int = 16  # octets of ours
-    whole_exponents: bool = False  # up to p - 1, not as long as the group is strong
+    layout: Layout = Layout.STRICT
+    # What Gajim does with random values, for replaying recordings of it: nonces of 8 octets, exponents up to p - 1,
+    # and a random value beside the hashes of retained secrets only where there are none.
+    draws_like_gajim: bool = False
 
     def cipher_key(self, cipher: str, hash_name: str) -> int:
         """Octets of a cipher's key."""
@@ -52,7 +63,7 @@ class Profile:
 
 
 STRICT = Profile("strict")
-SUBSET = Profile("subset", mac_key=16, rekeys=False)
+SUBSET = Profile("subset", mac_key=16, rekeys=False, layout=Layout.SUBSET)
 GAJIM = Profile(
     "gajim",
     whole_cipher_key=True,
@@ -65,11 +76,12 @@ GAJIM = Profile(
     rekeys=False,
     ends_in_clear=True,
     fallback_body=True,
-    nonce=8,
-    whole_exponents=True,
+    layout=Layout.GAJIM,
 )
 # Gajim itself, both ends: what it sends with a short counter it does not accept. Only recordings are replayed with it.
-GAJIM_ITSELF = replace(GAJIM, name="gajim-itself", pads_sent_counter=False, pads_received_counter=True)
+GAJIM_ITSELF = replace(
+    GAJIM, name="gajim-itself", pads_sent_counter=False, pads_received_counter=True, draws_like_gajim=True
+)
 
 # Half-way readings that others may have come to. At most eight trials, all before anything is trusted.
 TRIALS = (
