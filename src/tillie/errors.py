@@ -79,7 +79,7 @@ class NotTrusted(UsageError):
 
     hint = (
         "Compare fingerprints with 'tillie trust list ADDRESS', "
-        "then 'tillie trust verify ADDRESS' or 'tillie trust distrust ADDRESS'."
+        "then 'tillie verify ADDRESS' or 'tillie trust distrust ADDRESS'."
     )
 
     def __init__(self, detail: str = "", *, devices: tuple[object, ...] = (), hint: str = "") -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 import typer.main
 
-from tillie.cli import account, backup, demo, devices, exits, keys, messages, objects, pubsub, show, trust
+from tillie.cli import account, backup, demo, devices, exits, keys, messages, objects, pubsub, show, trust, verify
 from tillie.errors import TillieError
 
 EPILOG = """
@@ -44,6 +44,7 @@ def _tillie(version: bool = typer.Option(False, "--version", "-V", help="Print t
 account.register(app)
 messages.register(app)
 devices.register(app)
+verify.register(app)
 trust.register(app)
 keys.register(app)
 objects.register(app)

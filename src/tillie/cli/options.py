@@ -49,6 +49,13 @@ PasswordFile: TypeAlias = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Its first line is the password of the account at its server.")
 ]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON, one object a line (docs/cli.md).")]
+DeviceArgument: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[DEVICE]",
+        help="One device's id, or the first 16 digits or more of an OpenPGP fingerprint; all if left out.",
+    ),
+]
 Contact: TypeAlias = Annotated[str, typer.Argument(metavar="ADDRESS", help="Somebody's address: bob@example.net.")]
 
 

@@ -1,4 +1,4 @@
-"""`tillie trust list | verify | distrust | policy`, and `tillie verify`."""
+"""`tillie trust list | name | distrust | policy`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tillie.cli import exits, show
-from tillie.cli.options import AccountOption, Contact, JsonOption, PassphraseFile, PolicyName, contact
+from tillie.cli import show
+from tillie.cli.options import (
+    AccountOption,
+    Contact,
+    DeviceArgument,
+    JsonOption,
+    PassphraseFile,
+    PolicyName,
+    contact,
+)
 from tillie.errors import UsageError
 from tillie.model import Trust
 
@@ -22,22 +30,9 @@ MAX_ID_DIGITS = 10  # of a device's id
 
 group = typer.Typer(no_args_is_help=True, help="What you think of people's keys.")
 
-DeviceArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="[DEVICE]",
-        help="One device's id, or the first 16 digits or more of an OpenPGP fingerprint; all if left out.",
-    ),
-]
-FingerprintOption = Annotated[
-    str, typer.Option(metavar="HEX", help="What your contact read to you, all of it; nothing is asked then.")
-]
-UriOption = Annotated[str, typer.Option(metavar="URI", help="The 'xmpp:' link of your contact's QR code.")]
-
 
 def register(app: typer.Typer) -> None:
     app.add_typer(group, name="trust")
-    app.command("verify")(verify)
 
 
 @group.command("list")
@@ -70,41 +65,6 @@ def list_(
 
 
 @group.command()
-def verify(
-    address: Contact,
-    device: DeviceArgument = None,
-    fingerprint: FingerprintOption = "",
-    uri: UriOption = "",
-    account: AccountOption = None,
-    passphrase_file: PassphraseFile = None,
-) -> None:
-    """Compare fingerprints with somebody. Over the telephone or face to face; then say that they match.
-
-    Example: tillie verify bob@example.net
-    """
-    from tillie.cli import unlock, verifying
-
-    whose = contact(address)
-    with unlock.account(account, passphrase_file) as ours:
-        keys = _known_keys(ours, whose, device, revoked=False)
-        if fingerprint or uri:
-            wanted = verifying.fingerprints_in(uri, whose) if uri else {}
-            verified = verifying.match(keys, fingerprint, wanted)
-            for key in verified:
-                ours.decide(whose, key.device.key, Trust.VERIFIED)
-            show.line(f"{len(verified)} key{'s' * (len(verified) != 1)} of {whose} verified.")
-            return
-        if not show.is_conversation():
-            raise UsageError(
-                "There is nobody to ask whether the fingerprints match.",
-                hint="Give the one you got: --fingerprint HEX.",
-            )
-        still_open = verifying.ask(ours, whose, keys)
-    if still_open:
-        raise typer.Exit(exits.DECISION)
-
-
-@group.command()
 def distrust(
     address: Contact,
     device: DeviceArgument = None,
@@ -117,7 +77,7 @@ def distrust(
 
     whose = contact(address)
     with unlock.account(account, passphrase_file) as ours:
-        keys = _known_keys(ours, whose, device)
+        keys = known_keys(ours, whose, device)
         if device is None and len(keys) > 1:
             names = ", ".join(name_of(key) for key in keys)
             raise UsageError(f"{whose} has several devices: {names}.", hint="Name the one you mean.")
@@ -147,9 +107,11 @@ def policy(
         show.line(ours.settings.policy)
 
 
-def _known_keys(ours: Account, whose: Address, device: str | None, *, revoked: bool = True) -> list[KnownKey]:
+def known_keys(
+    ours: Account, whose: Address, device: str | None, *, revoked: bool = True, ask_network: bool = True
+) -> list[KnownKey]:
     """Keys of somebody's devices and OpenPGP keys, those that lie here left out; asked of the network where none is
-    known. `device` names one: a device's id, or an OpenPGP fingerprint."""
+    known, if that may be. `device` names one: a device's id, or an OpenPGP fingerprint."""
     from tillie.cli import online, unlock
 
     async def work(client: Client, _: Lines) -> list[KnownKey]:
@@ -164,8 +126,10 @@ def _known_keys(ours: Account, whose: Address, device: str | None, *, revoked: b
     def usable(keys: list[KnownKey]) -> list[KnownKey]:
         return list(filter(is_usable, keys))
 
-    keys = usable(ours.keys(whose)) or usable(online.run(ours, unlock.password(ours), work, ask=False))
-    if not keys:
+    keys = usable(ours.keys(whose))
+    if not keys and ask_network:
+        keys = usable(online.run(ours, unlock.password(ours), work, ask=False))
+    if not keys and ask_network:
         which = f"{device} of {whose}" if device else f"a device of {whose}"
         raise UsageError(f"No key of {which} is known.", hint=f"See 'tillie devices {whose}'.")
     return keys
