@@ -39,6 +39,7 @@ class Profile:
     # The counter in the MAC of a stanza: minimal octets, or all of the block's. In identities it is always minimal.
     pads_sent_counter: bool = False
     pads_received_counter: bool = False
+    zero: bytes = b""  # the minimal octets of a counter that is 0
     dialect: Dialect = Dialect.STRICT  # of forms, as they are written and normalised
     pads_string: bool = True  # "5-character string": with its leading digits
     rekeys: bool = True
@@ -61,6 +62,10 @@ class Profile:
         """The counter of the first block of a text, if the session's counter is `counter`."""
         return (counter + self.first_block) % (1 << BLOCK_BITS)
 
+    def minimal(self, counter: int) -> bytes:
+        """A counter as the MAC of an identity has it, and mostly that of a stanza: without leading zeros."""
+        return counter.to_bytes((counter.bit_length() + 7) // 8, "big") or self.zero
+
 
 STRICT = Profile("strict")
 SUBSET = Profile("subset", mac_key=16, rekeys=False, layout=Layout.SUBSET)
@@ -71,6 +76,7 @@ GAJIM = Profile(
     pad=BLOCK,  # its cipher keeps the rest of a block's key stream, so only whole blocks may come
     pads_sent_counter=True,  # as it verifies
     pads_received_counter=False,  # and as it sends
+    zero=b"\0",
     dialect=Dialect.GAJIM,
     pads_string=False,
     rekeys=False,
