@@ -13,10 +13,10 @@ MAX_FLAT = 16
 
 # Neither "<" nor "&" nor what a parser would normalise (tab, line ends) or refuse.
 VALUE = "[^<&'\x00-\x1f\ud800-\udfff\ufffe\uffff]*+"
-_TEXT = "(?:[^<&>\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]++|&(?:amp|lt|gt|apos|quot);)*+"
-_NAME = "[A-Za-z_][A-Za-z0-9_-]*+"
-_NAMESPACE = "(?:urn:|jabber:|http://jabber\\.org/)[A-Za-z0-9:/._-]++(?:#[A-Za-z0-9_-]++)?"
-_FLAT = re.compile(f"<({_NAME}) xmlns='({_NAMESPACE})'(?: (?!xmlns=){_NAME}='{VALUE}')?(?:/>|>{_TEXT}</\\1>)")
+TEXT = "(?:[^<&>\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]++|&(?:amp|lt|gt|apos|quot);)*+"
+NAME = "[A-Za-z_][A-Za-z0-9_-]*+"
+NAMESPACE = "(?:urn:|jabber:|http://jabber\\.org/)[A-Za-z0-9:/._-]++(?:#[A-Za-z0-9_-]++)?"
+_FLAT = re.compile(f"<({NAME}) xmlns='({NAMESPACE})'(?: (?!xmlns=){NAME}='{VALUE}')?(?:/>|>{TEXT}</\\1>)")
 
 
 def read(text: str, at: int = 0) -> tuple[list[str], int]:
