@@ -352,12 +352,8 @@ class Engine:
     async def flush(self) -> None:
         """Hand the outbox to the network: messages in their order, then what is to be published. What can't go out now
         stays there; it is not an error. No message waits for a server that is slow or unwilling to publish."""
-        async with self._sending:
-            for item in await self.outbox():
-                if not isinstance(item.effect, Send) or not await self._is_ours_to_send(item.id, item.effect):
-                    continue
-                if not await self._try(self._flush_send(item.id, item.effect)):
-                    return
+        if not await self._flush_sends():
+            return
         self._look_again = True
         if self._publishing:
             return  # whoever publishes now looks at the outbox again before it ends
@@ -368,6 +364,22 @@ class Engine:
                 await self._publish_all()
         finally:
             self._publishing = False
+
+    async def flush_bound(self) -> None:
+        """Hand over what only our resource may send: another process of this account may have sealed it. The rest of
+        what it sealed it sends itself."""
+        await self._flush_sends(bound=True)
+
+    async def _flush_sends(self, *, bound: bool = False) -> bool:
+        async with self._sending:
+            for item in await self.outbox():
+                if not isinstance(item.effect, Send) or (bound and not item.effect.sender):
+                    continue
+                if not await self._is_ours_to_send(item.id, item.effect):
+                    continue
+                if not await self._try(self._flush_send(item.id, item.effect)):
+                    return False
+        return True
 
     async def _publish_all(self) -> None:
         for row in await self.outbox():
