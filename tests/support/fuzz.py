@@ -1,4 +1,4 @@
-"""Every decoder of untrusted bytes on the way of an OMEMO message, and a search for what breaks one.
+"""Every decoder of untrusted bytes, and a search for what breaks one.
 
 A short search runs with the tests. A long one by hand, from the root of the project:
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
+from binascii import b2a_base64
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -23,11 +24,17 @@ from tillie.directory import openpgp as openpgp_directory
 from tillie.envelope import codec
 from tillie.errors import PeerError, UsageError
 from tillie.model import Address, Content, Envelope
+from tillie.negotiation import element as negotiation
+from tillie.negotiation import threads
 from tillie.pubsub import attachments, signing, targeted
+from tillie.schemes.esession import content as session_content
+from tillie.schemes.esession import identity as session_identity
+from tillie.schemes.esession import text as session_text
 from tillie.schemes.omemo import element, messages
 from tillie.schemes.openpgp import content as openpgp_content
 from tillie.schemes.openpgp import element as openpgp_element
 from tillie.trust import fingerprint
+from tillie.wire import forms
 
 CORPUS = Path(__file__).parent.parent / "corpus"
 SLOW = 2.0  # seconds for one input; the slowest honest ones take milliseconds
@@ -48,6 +55,43 @@ _ENVELOPE = codec.encode(Envelope(_CONTENT, sender=_ME, to=_ME, time=1_780_000_0
 _SIGNATURE = signing.encode(signing.Signature(signing.statement(_ME, 1_780_000_000.0), bytes(64)))
 _KEY_LIST = openpgp_directory.encode_list([openpgp_directory.Announced(bytes(20), 1_780_000_000.0)])
 _SIGNCRYPT = openpgp_content.encode(openpgp_content.Form.SIGNCRYPT, _CONTENT, [_ME], 1_780_000_000.0, bytes)
+_FORM = (
+    b"<x xmlns='jabber:x:data' type='form'><title>t</title><field var='FORM_TYPE' type='hidden'><value>urn:xmpp:ssn"
+    b"</value></field><field var='modp' type='list-single' label='l'><desc>d</desc><required/><option label='o'>"
+    b"<value>14</value></option><option> <value>15</value></option></field></x>"
+)
+_FORMS = (_FORM, _FORM.replace(b"'", b'"'))
+_FEATURE = negotiation.feature(forms.parse(_FORM))
+_SESSION = session_content.write(session_content.cover(_POINT, new=2, key=_POINT[::-1], old=(_SEED, _POINT)), _SEED)
+_RSA = b"<KeyValue><RSAKeyValue><Modulus>%b</Modulus><Exponent>AQAB</Exponent></RSAKeyValue></KeyValue>" % b2a_base64(
+    b"\x80" + bytes(254) + b"\x01", newline=False
+)  # no modulus, but of the size of one
+_HIDDEN = b"<body>x &lt; y</body><active xmlns='http://jabber.org/protocol/chatstates'/><a xmlns='urn:a'><b/>&#9;</a> "
+
+
+def _form(data: bytes) -> object:
+    """A form, its normal forms, and the same form written anew."""
+    form = forms.parse(data)
+    for dialect in forms.Dialect:
+        forms.normal(form, dialect, without=("modp",))
+    again = forms.parse(forms.write(form.type, form.fields).xml)
+    if again.fields != form.fields:
+        raise AssertionError("a form that is written anew says something else")
+    return form
+
+
+def _read_both_ways(quick: Callable[[bytes], object], slow: Callable[[bytes], object], data: bytes) -> object:
+    """With the short cut and without it: what the first takes the second takes, with the same meaning."""
+    found = quick(data)
+    if found is None:
+        return slow(data)
+    try:
+        meant = slow(data)
+    except PeerError as error:
+        raise AssertionError("the short cut took what is refused") from error
+    if meant != found:
+        raise AssertionError("the short cut read something else")
+    return found
 
 
 def _shown(data: bytes) -> str:
@@ -75,6 +119,23 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[bytes, ...]]] = {
     "key backup": (openpgp_directory.parse_backup, (openpgp_directory.encode_backup(_POINT),)),
     "openpgp": (openpgp_element.decode, (openpgp_element.encode(_POINT),)),
     "content element": (openpgp_content.decode, (_SIGNCRYPT, _SIGNCRYPT.replace(b"'", b'"'))),
+    "form": (_form, _FORMS),
+    "feature": (negotiation.parse_feature, (_FEATURE,)),
+    "init": (negotiation.parse_init, (negotiation.init(forms.parse(_FORM), _SESSION),)),
+    "negotiation error": (negotiation.parse_error, (negotiation.error("not-acceptable", ("modp", "ver")),)),
+    "thread": (threads.parse, (threads.write(threads.Thread("one", "other")),)),
+    "session content": (
+        lambda data: _read_both_ways(session_content._parse_plain, session_content._parse_tree, data),
+        (_SESSION, _SESSION.replace(b"'", b'"')),
+    ),
+    "session text": (
+        lambda data: _read_both_ways(session_text._decode_flat, session_text._decode_tree, data),
+        (_HIDDEN, _HIDDEN.replace(b"'", b'"')),
+    ),
+    "session key": (
+        session_identity.parse,
+        (session_identity.Ed25519Identity.generate().key_value, _RSA),
+    ),
     "targeted": (targeted.parse, (targeted.encode(_ME, "urn:xmpp:omemo:2", _ELEMENT),)),
 }
 
