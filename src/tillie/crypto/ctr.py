@@ -23,8 +23,8 @@ def apply(name: str, key: bytes, counter: int, data: bytes) -> bytes:
     """
     if name == NONE:
         return data
-    nonce = (counter & _MASK).to_bytes(BLOCK, "big")  # OpenSSL carries through all 128 bits, and wraps
-    return Cipher(AES(key), CTR(nonce)).encryptor().update(data)
+    nonce = CTR(octets(counter))  # OpenSSL carries through all 128 bits, and wraps
+    return Cipher(AES(key), nonce).encryptor().update(data)
 
 
 def blocks(name: str, size: int) -> int:
@@ -35,3 +35,8 @@ def blocks(name: str, size: int) -> int:
 def advance(counter: int, by: int) -> int:
     """The counter after `by` blocks, mod 2^128."""
     return (counter + by) & _MASK
+
+
+def octets(counter: int) -> bytes:
+    """A counter as a whole block."""
+    return (counter & _MASK).to_bytes(BLOCK, "big")
