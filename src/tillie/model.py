@@ -39,6 +39,7 @@ class Address(str):
 
 
 FINGERPRINT_BYTES = 20  # of an OpenPGP certificate (version 4)
+SESSION_KEY_BYTES = (17, 33)  # of an encrypted session's other end: a chain of retained secrets, or a public key
 
 
 class Device(NamedTuple):
@@ -46,7 +47,8 @@ class Device(NamedTuple):
 
     `address` is bare. OMEMO: `id` is 1 .. 2**31-1, `key` the public identity key in Ed25519 form (32 bytes), `label`
     only ever one that it signed. OpenPGP: `key` is the fingerprint of a certificate (20 bytes), `id` its last 31 bits,
-    which are for showing, never for choosing: they can be forged.
+    which are for showing, never for choosing: they can be forged. Encrypted sessions: `key` is "R" and the name of a
+    chain of retained secrets, or "K" and the fingerprint of a public key.
     """
 
     address: Address
@@ -59,9 +61,15 @@ class Device(NamedTuple):
         return len(self.key) == FINGERPRINT_BYTES
 
     @property
+    def is_session(self) -> bool:
+        return len(self.key) in SESSION_KEY_BYTES
+
+    @property
     def name(self) -> str:
         """What a person calls it: "device 1279662985", or "key 0123456789ABCDEF" of OpenPGP: as much of a fingerprint
-        as names a key among known ones. It verifies none."""
+        as names a key among known ones. It verifies none. The other end of encrypted sessions is a "client"."""
+        if self.is_session:
+            return f"client {self.key[1:9].hex().upper()}"
         return f"key {self.key[:8].hex().upper()}" if self.is_openpgp else f"device {self.id}"
 
 
@@ -138,12 +146,14 @@ class Way(NamedTuple):
 
 class Sealed(NamedTuple):
     """The protected element for the wire, and a report with one line for each device that was considered. `way` is set
-    by schemes whose sessions belong to one resource."""
+    by schemes whose sessions belong to one resource; `keep` is False where both sides agreed that no history is kept.
+    """
 
     element: bytes
     scheme: str
     report: tuple[DeviceReport, ...]
     way: Way | None = None
+    keep: bool = True
 
 
 @dataclass(frozen=True, slots=True)

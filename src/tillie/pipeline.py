@@ -145,7 +145,7 @@ def send(
     if isinstance(done, Need):
         return done
     item = _finished(scheme, done.value, content, to, message_id, type, plain)
-    if remember:
+    if remember and done.value.keep:
         said = history.Entry(str(to.bare), True, now, content.xml.decode(), message_id, scheme=scheme.name)
         history.append(s, said)
     return Done(done.value, (*done.effects, item))
@@ -183,7 +183,7 @@ def open(
     done = scheme.open(s, got, now)
     if isinstance(done, Need):
         return done
-    kind, device, plaintext, error, ours = done.value
+    kind, device, plaintext, error, ours, keep = done.value
     trusted = Trust.UNDECIDED
     if device.key:
         trusted = decisions.of(s, _policy_of(scheme, trust), device.address, device.key)
@@ -201,7 +201,7 @@ def open(
         effects += told
     if opened.kind in DELIVERED:
         effects += (Deliver(encode_delivery(opened, got.stanza)),)
-    if remember and opened.content is not None:
+    if remember and keep and opened.content is not None:
         _remember(s, scheme, opened, got.stanza)
     return Done(opened, effects)
 

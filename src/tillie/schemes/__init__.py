@@ -34,13 +34,15 @@ class Unwrapped(NamedTuple):
 
 class Outcome(NamedTuple):
     """What a scheme made of a received element: the sender's device (its key is empty while unknown), the encoded
-    envelope if it had one, why it failed if it did, and whether this account holds that device's private key itself."""
+    envelope if it had one, why it failed if it did, whether this account holds that device's private key itself, and
+    whether a history may keep it (`keep`)."""
 
     kind: Kind
     device: Device
     plaintext: bytes | None = None
     error: str = ""
     ours: bool = False
+    keep: bool = True
 
     def __repr__(self) -> str:
         return f"Outcome({self.kind}, {self.device}, {self.error!r})"
