@@ -38,15 +38,18 @@ _ERROR = re.compile(rb"<(?:[A-Za-z0-9_.-]+:)?error[ />]")
 _NOBODY_THERE = ("service-unavailable", "recipient-unavailable", "item-not-found", "gone")
 _NO_WAY = ("recipient-unavailable", "gone", "remote-server-not-found", "remote-server-timeout")  # only servers say so
 
+# A server that kept a stanza for a connection which it thought lost stamps it as it does what it stored.
+_DIRECT = ("live", "offline")
+
 Effects = tuple[Effect, ...]
 
 
 class Here(NamedTuple):
     """This end. `answers` says whether somebody may learn at once that we are there, `asks` whether an offer that is
-    not answered at once waits for a person."""
+    not answered at once waits for a person; `settings` are those for the sender."""
 
     own: Address | None
-    settings: Settings
+    settings: Callable[[], Settings]
     answers: Callable[[Address], bool]
     asks: Callable[[Address], bool]
 
@@ -62,9 +65,7 @@ class Where(NamedTuple):
 def open(s: State, here: Here, got: Arrived, now: Time) -> Done[Outcome]:
     """Do what the element calls for. Raises a PeerError where nothing may change."""
     around = got.stanza
-    if around.via != "live":
-        # Each stanza has its place in an order that is long past; and whoever answers an offer that was stored tells
-        # that he is there now.
+    if around.via not in _DIRECT:
         return Done(Outcome(Kind.NOT_FOR_US, Device(around.sender.bare, 0, b"")))
     if around.type == "groupchat" or not (around.sender.resource or around.type == "error"):
         raise NoSession("sessions are between two resources")
@@ -80,7 +81,7 @@ def open(s: State, here: Here, got: Arrived, now: Time) -> Done[Outcome]:
         raise Malformed("a negotiation has a thread")
     if name == "init":
         return _accepted(s, here, where, got.element, now)
-    return _negotiate(s, here, where, got.element, now)
+    return _negotiate(s, here, where, got.element, now, stored=around.via != "live")
 
 
 def _where(here: Here, around: Stanza) -> Where:
@@ -157,10 +158,12 @@ def _no_session(s: State, here: Here, where: Where, around: Stanza, now: Time) -
 # -- negotiations ---------------------------------------------------------------------------------------------------
 
 
-def _negotiate(s: State, here: Here, where: Where, element: bytes, now: Time) -> Done[Outcome]:
+def _negotiate(s: State, here: Here, where: Where, element: bytes, now: Time, *, stored: bool) -> Done[Outcome]:
     """Messages 1 to 3, and what ends a negotiation."""
     record = sessions.load(s, where.thread)
     if record is None:
+        if stored:  # whoever answers tells that he is there now, and the other may not be any more
+            raise NegotiationFailed("The offer was kept for us, and is too old.")
         return _offered(s, here, where, element, now)
     if not _fits(record, where):
         raise NoSession("the thread belongs to another session")
@@ -171,7 +174,7 @@ def _negotiate(s: State, here: Here, where: Where, element: bytes, now: Time) ->
         if record.state in OPEN:
             raise
         return _nothing(where.peer, *negotiating.fail(s, record, error, now, echo=element), error=error.detail)
-    settings = here.settings
+    settings = here.settings()
     if (record.state, move) == (OFFERED, Move.ACCEPT):
         effects = negotiating.conclude(s, settings, record, where.peer, form, element, now)
         return _nothing(where.peer, *effects)
@@ -202,7 +205,7 @@ def _offered(s: State, here: Here, where: Where, element: bytes, now: Time) -> D
     form = wire.parse_feature(element)
     if moves.read(form) is not Move.OFFER:
         raise NoSession("there is no such negotiation")
-    if not negotiating.may_take(s, peer):
+    if not negotiating.may_take(s, peer, waits=not (allowed or mine)):
         raise NegotiationFailed("There are too many negotiations at once.")
     effects: Effects = ()
     if mine is not None:
@@ -212,7 +215,7 @@ def _offered(s: State, here: Here, where: Where, element: bytes, now: Time) -> D
         effects = (sessions.finish(s, mine, FAILED, negotiating.CROSSED, now, instead=thread),)
     record, asked = negotiating.asked(s, own, peer, thread, form, now)
     if (allowed or mine) and not negotiating.too_many(s, peer, now):
-        return _nothing(peer, *effects, *negotiating.answer(s, here.settings, record, now))
+        return _nothing(peer, *effects, *negotiating.answer(s, here.settings(), record, now))
     text = f"{peer} asks for an encrypted session"
     if allowed:
         text += "; it is not answered by itself, because so many attempts failed today"
@@ -228,7 +231,7 @@ def _accepted(s: State, here: Here, where: Where, element: bytes, now: Time) -> 
         form, content = wire.parse_init(element)
     except PeerError as error:
         return _nothing(where.peer, *negotiating.fail(s, record, error, now), error=error.detail)
-    effects = negotiating.finish(s, here.settings, record, form, element, now)
+    effects = negotiating.finish(s, here.settings(), record, form, element, now)
     opened = sessions.load(s, where.thread)
     if content is None or opened is None or opened.state != ACTIVE:
         return _nothing(where.peer, *effects)

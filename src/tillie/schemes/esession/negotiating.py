@@ -40,6 +40,7 @@ from tillie.wire.forms import Form
 LIFE = {OFFERED: 300.0, ASKED: 600.0, ANSWERED: 120.0, CONCLUDED: 120.0, ENDING: 30.0}
 MAX_PENDING = 32  # negotiations that others began, at once: each costs an exponentiation and a record
 MAX_PENDING_OF_ONE = 4  # ... by one bare address
+MAX_OF_ONE = 32  # sessions and negotiations with one bare address
 MAX_RETRIES = 3  # automatic ones, for each peer and day, after attempts that failed behind message 2
 DAY = 86_400.0
 CROSSED = "both began at once; the other attempt goes on"
@@ -78,10 +79,17 @@ def ours_goes_on(own: Address, peer: Address) -> bool:
     return str(own) < str(peer)
 
 
-def may_take(s: State, peer: Address) -> bool:
-    """Whether one more negotiation that `peer` began may be kept."""
-    pending = [each for each in sessions.live(s) if each.role == RESPONDER and each.state in (ASKED, ANSWERED)]
-    return len(pending) < MAX_PENDING and sum(each.bare == peer.bare for each in pending) < MAX_PENDING_OF_ONE
+def may_take(s: State, peer: Address, *, waits: bool) -> bool:
+    """Whether one more negotiation that `peer` began may be kept: one that waits for a person, so that strangers crowd
+    out only each other, or one that is answered at once."""
+    live = list(sessions.live(s))
+    pending = [each for each in live if each.role == RESPONDER and each.state == (ASKED if waits else ANSWERED)]
+    of_one = [each for each in live if each.bare == peer.bare]
+    return (
+        len(pending) < MAX_PENDING
+        and sum(each.state in (ASKED, ANSWERED) for each in of_one) < MAX_PENDING_OF_ONE
+        and len(of_one) < MAX_OF_ONE
+    )
 
 
 # -- messages 2 to 4 ------------------------------------------------------------------------------------------------
@@ -89,10 +97,11 @@ def may_take(s: State, peer: Address) -> bool:
 
 def answer(s: State, settings: Settings, record: Record, now: Time) -> Effects:
     """Message 2, to an offer that came."""
+    asked = forms.parse(record.step)
     try:
-        answering, form = offer.answer(settings, _parties(record), forms.parse(record.step))
+        answering, form = offer.answer(settings, _parties(record), asked)
     except PeerError as error:
-        return fail(s, record, error, now)
+        return fail(s, record, error, now, echo=wire.feature(asked))
     record = msgspec.structs.replace(record, step=_pack(answering))
     return _go(s, record, ANSWERED, wire.feature(form), now)
 
@@ -204,6 +213,13 @@ def _count(s: State, peer: Address, now: Time) -> int:
     count = failures(s, peer, now) + 1
     s.put(records.key("failures", peer.bare), records.encode(Failures(int(now // DAY), count)))
     return count
+
+
+def forget_failures(s: State, now: Time) -> None:
+    """Those of other days count no more."""
+    for key, data in list(s.scan(records.key("failures"))):
+        if records.decode(data, Failures).day != int(now // DAY):
+            s.put(key, None)
 
 
 def too_many(s: State, peer: Address, now: Time) -> bool:

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tillie.crypto.random import random_bytes
-from tillie.model import Address, State, Time
+from tillie.model import Address, State, Time, Trust
 from tillie.schemes.esession import records
 from tillie.schemes.esession.records import Chain
 from tillie.schemes.esession.settings import Secret
-from tillie.trust import associations
+from tillie.trust import associations, decisions
 
 LIFE = 365 * 86_400.0  # "older than an implementation-defined period of time"
 MAX_CHAINS = 16  # of one address: "each of Bob's clients"
@@ -137,7 +137,11 @@ def _of_chain(name: bytes, chain: Chain) -> tuple[Secret, ...]:
 
 
 def _keep_newest(s: State, address: Address, now: Time) -> None:
-    for name, _ in _of(s, address, now)[MAX_CHAINS:]:
+    """The verified ones stay the longest: else a server could push them out with sessions of its own."""
+    decided = decisions.load(s, address.bare)
+    verified = {key for key, decision in decided.items() if decision.trust is Trust.VERIFIED}
+    found = sorted(_of(s, address, now), key=lambda each: each[1].key not in verified)
+    for name, _ in found[MAX_CHAINS:]:
         forget(s, name)
 
 

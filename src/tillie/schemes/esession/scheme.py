@@ -346,8 +346,8 @@ class ESession:
 
     def open(self, s: State, got: Arrived, now: Time) -> Done[Outcome] | Need:
         """A <c/>, a <feature/>, an <init/>, or an error that answers one of ours: see `arriving`."""
-        settings = self._settings(s, got.stanza.sender)
-        return arriving.open(s, arriving.Here(self.own, settings, self.answers, self.asks), got, now)
+        here = arriving.Here(self.own, lambda: self._settings(s, got.stanza.sender), self.answers, self.asks)
+        return arriving.open(s, here, got, now)
 
     def heard(self, s: State, address: Address, content: Content) -> None:
         """Nothing that a contact says changes sessions."""
@@ -382,7 +382,9 @@ class ESession:
         for record in sessions.live(s):
             effects += self._look_after(s, record, now)
         retained.expire(s, now)
+        negotiating.forget_failures(s, now)
         sessions.forget_old(s, now)
+        sessions.forget_beats(s, now)
         return Done(None, tuple(effects))
 
     def _look_after(self, s: State, record: Record, now: Time) -> tuple[Effect, ...]:

@@ -35,6 +35,7 @@ INITIATOR, RESPONDER, GIVEN = "initiator", "responder", "given"
 
 MAX_PAST = 100  # sessions that are over and still shown, the newest
 PAST_LIFE = 7 * 86_400.0
+BEAT_LIFE = 86_400.0
 _ID_BITS = 31
 
 
@@ -204,6 +205,13 @@ def _unlist(s: State, record: Record) -> None:
 
 def beat(s: State, own: Address, now: Time) -> None:
     s.put(records.key("alive", own), records.encode(Moment(now)))
+
+
+def forget_beats(s: State, now: Time) -> None:
+    """Drop those of connections that are long gone: many servers give each one another resource."""
+    for key, data in list(s.scan(records.key("alive"))):
+        if now - records.decode(data, Moment).at > BEAT_LIFE:
+            s.put(key, None)
 
 
 def last_beat(s: State, own: str) -> Time:

@@ -7,7 +7,7 @@ one at all was checked before: the peer's full JID, and whoever can speak in its
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -29,6 +29,7 @@ from tillie.schemes.esession.settings import Settings
 from tillie.wire import forms, xml
 from tillie.wire.forms import Field, Form
 
+REKEY_SECONDS = 600.0  # a key that is older is replaced with the next stanza that hides something, if it may be
 STANZA_LIFE = 120.0  # seconds that a sealed stanza may wait for its connection
 RENEGOTIABLE = ("logging", "disclosure")  # inside a session; algorithms and keys are for a new one
 _NEVER = {"disclosure": ("never",)}
@@ -56,6 +57,9 @@ def seal(s: State, record: Record, plaintext: bytes | None, now: Time, *, rekey:
     if record.target:
         raise UsageError("The session is moving to another resource; nothing is sent until the other side follows.")
     before = channels.decode(record.channel)
+    if plaintext and not rekey:
+        # "it SHOULD be with content": who learns today's keys can't read what is said in ten minutes.
+        rekey = now - before.sets[-1].made >= REKEY_SECONDS and before.may_rekey
     after, element = channels.seal(before, plaintext, rekey=rekey, now=now)
     rekeyed = after.newest > before.newest
     record = msgspec.structs.replace(
@@ -108,7 +112,9 @@ def open_any(s: State, records: list[Record], element: bytes, now: Time) -> tupl
     raise first or SessionBroken()
 
 
-def came(s: State, settings: Settings, candidates: list[Record], element: bytes, stanza: str, now: Time) -> Came:
+def came(
+    s: State, settings: Callable[[], Settings], candidates: list[Record], element: bytes, stanza: str, now: Time
+) -> Came:
     """Open a <c/> and do what it says. Whatever is wrong with it, the session is over."""
     try:
         record, after, got = open_any(s, candidates, element, now)
@@ -137,6 +143,8 @@ def came(s: State, settings: Settings, candidates: list[Record], element: bytes,
         if form is not None:
             done = _inside(s, settings, record, form, now)
             return done._replace(effects=effects + done.effects)
+    except NegotiationFailed as error:  # "the existing negotiated session parameters are maintained"
+        return Came(Kind.EMPTY, record, error=error.detail, effects=effects)
     except PeerError as error:
         return broken(s, record, error.detail, now)
     if stanza not in record.stanzas:
@@ -171,7 +179,7 @@ def _hidden(form: Form) -> bytes:
 # -- forms inside a session -----------------------------------------------------------------------------------------
 
 
-def _inside(s: State, settings: Settings, record: Record, form: Form, now: Time) -> Came:
+def _inside(s: State, settings: Callable[[], Settings], record: Record, form: Form, now: Time) -> Came:
     view, move = _view(record).receive(form, Address(record.peer))
     if move is Move.TERMINATE:
         return _end_asked(s, record, view, now)
@@ -204,9 +212,11 @@ def _end_asked(s: State, record: Record, view: Negotiation, now: Time) -> Came:
     return Came(Kind.EMPTY, record, effects=tuple(effects))
 
 
-def _renegotiate(s: State, settings: Settings, record: Record, view: Negotiation, form: Form, now: Time) -> Came:
+def _renegotiate(
+    s: State, settings: Callable[[], Settings], record: Record, view: Negotiation, form: Form, now: Time
+) -> Came:
     """What both may change: what is logged and disclosed. If both ask at once, both decline."""
-    supported = {"logging": settings.logging, **_NEVER}
+    supported = {"logging": settings().logging, **_NEVER}
     fields = list(options.parameters(form))
     answer: Form | None = None
     if fields and all(field.var in RENEGOTIABLE for field in fields) and not view.crossed:
