@@ -11,7 +11,19 @@ import msgspec
 
 from tillie import history
 from tillie.errors import NoProgress, StoreTooNew, UsageError
-from tillie.model import FINGERPRINT_BYTES, Address, Device, Done, Key, Need, State, Time, Trust
+from tillie.model import (
+    FINGERPRINT_BYTES,
+    SESSION_KEY_BYTES,
+    Address,
+    Device,
+    Done,
+    Key,
+    Need,
+    Notice,
+    State,
+    Time,
+    Trust,
+)
 from tillie.pipeline import Policy
 from tillie.pubsub import hearing, members, secrets
 from tillie.pubsub import records as pubsub_records
@@ -19,14 +31,22 @@ from tillie.pubsub.hearing import Pending
 from tillie.pubsub.items import Node
 from tillie.pubsub.secrets import Secret
 from tillie.schemes import Scheme
+from tillie.schemes.esession import ESession, Session, identity
+from tillie.schemes.esession import own as own_session_key
+from tillie.schemes.esession import records as session_records
+from tillie.schemes.esession import sessions as encrypted_sessions
+from tillie.schemes.esession.profile import PROFILES
+from tillie.schemes.esession.settings import Settings as NegotiationSettings
+from tillie.schemes.esession.settings import Shield
 from tillie.schemes.omemo import Omemo, contacts, records, sessions
 from tillie.schemes.omemo import own as own_device
 from tillie.schemes.openpgp import KeyInfo, OpenedObject, OpenPgp, SealedObject
 from tillie.schemes.openpgp import keys as openpgp_keys
 from tillie.schemes.openpgp import records as openpgp_records
 from tillie.store import Committed, Store
-from tillie.trust import decisions
+from tillie.trust import associations, decisions
 from tillie.trust.fingerprint import fingerprint
+from tillie.trust.strings import SAS28X5, TILLIE
 
 T = TypeVar("T")
 
@@ -34,14 +54,48 @@ SETTINGS_VERSION = 1
 _SETTINGS = Key("client", "settings", "")
 _PASSWORD = Key("client", "password", "")
 _RESTORED = records.key("restored")
+_TRUST_COPIED = frozenset({("trust", "keys"), ("trust", "associations")})
 _OPENPGP_COPIED = frozenset({"own", "active"})  # as `OpenPgp.copied` has it
+
+
+class SessionSettings(msgspec.Struct, frozen=True):
+    """How an account's encrypted sessions are negotiated.
+
+    `answer` says who gets an answer to an offer: "ask" (a person decides; where nobody is there to be asked, as
+    "contacts"), "contacts" (who may see our presence), "everyone" or "nobody". `groups` are those of Diffie-Hellman,
+    best first. `give_key`: our public key for sessions, if there is one, goes to the other end. `shield` says whose key
+    an active attacker must not learn, "ours" or "theirs". `profile` is how those read XEP-0116 to whom we offer a
+    session: "strict", "subset" (XEP-0217) or "gajim". `legacy` allows what is not safe any more, for old clients.
+    """
+
+    answer: str = "ask"
+    groups: tuple[int, ...] = (15, 14, 16)
+    give_key: bool = True
+    shield: str = "theirs"
+    profile: str = "strict"
+    legacy: bool = False
+
+    def negotiation(self, key: identity.Identity | None) -> NegotiationSettings:
+        """As the scheme takes them. `key` is ours. Raises `UsageError` for what only `legacy` allows."""
+        given = ("key", "none") if key is not None and self.give_key else ("none",)
+        return NegotiationSettings(
+            profile=PROFILES[self.profile],
+            groups=self.groups,
+            strings=(TILLIE, SAS28X5) if self.legacy else (TILLIE,),
+            identity=key,
+            own_key=given,
+            peer_key=("key", "none"),
+            shield=Shield(self.shield),
+            legacy=self.legacy,
+        )
 
 
 class Settings(msgspec.Struct, frozen=True):
     """What an account remembers, inside its store.
 
     `server` is "" (found by DNS) or "host:port" (see `server_address`), `ca_file` a PEM file of the only authority
-    that is trusted then. `label` is what other devices may call this one, `history` whether messages are kept.
+    that is trusted then. `label` is what other devices may call this one, `history` whether messages are kept, `answer`
+    (as `sessions.Answer`) whose offers of an encrypted session are taken without asking.
     """
 
     policy: str = Policy.BLIND.value
@@ -50,6 +104,7 @@ class Settings(msgspec.Struct, frozen=True):
     ca_file: str = ""
     label: str = ""
     history: bool = True
+    sessions: SessionSettings = SessionSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +114,7 @@ class KnownKey:
     `key` is empty while its bundle was not fetched. `decided` says that a decision is kept, a person's or the policy's;
     else `trust` is what the policy would say now. `why` says why nothing can be sealed for it. An OMEMO device with id
     0 is a key that was decided on and that no device shows any more. `this`: its private half lies here. `info` is
-    what an OpenPGP certificate says.
+    what an OpenPGP certificate says. `petname` is what the other end of encrypted sessions is called here.
     """
 
     device: Device
@@ -71,6 +126,7 @@ class KnownKey:
     why: str = ""
     scheme: str = Omemo.name
     info: KeyInfo | None = None
+    petname: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -105,6 +161,7 @@ class Account:
         self.settings = self._load_settings()
         self.omemo = Omemo(self.address, label=self.settings.label)
         self.openpgp = OpenPgp(self.address)
+        self.esession = ESession(self.address, self.session_settings())
 
     @property
     def policy(self) -> Policy:
@@ -134,7 +191,7 @@ class Account:
     @property
     def schemes(self) -> tuple[Scheme, ...]:
         """What an engine of this account uses; the first is the usual one for messages."""
-        return self.omemo, self.openpgp
+        return self.omemo, self.openpgp, self.esession
 
     def own_device(self) -> Device | None:
         """Our OMEMO device here; None before the first connection."""
@@ -152,6 +209,7 @@ class Account:
             lambda s: [
                 *known_devices(s, self.omemo, self.policy, address),
                 *known_openpgp_keys(s, self.openpgp, self.policy, address, self.clock()),
+                *known_session_keys(s, self.address, address),
             ]
         )
 
@@ -163,6 +221,71 @@ class Account:
         """Put sessions away, so that the next message begins new ones; how many. Also lifts an opt-out."""
         out = self.store.run(lambda s: self.omemo.reset(s, address, device_id, self.clock()))
         return _value(out)
+
+    # -- encrypted sessions ---------------------------------------------------------------------------------------
+
+    def session_settings(self) -> NegotiationSettings:
+        """What this account offers and accepts, with its key as it is now."""
+        return self.settings.sessions.negotiation(self._run(own_session_key.load))
+
+    def sessions(self, address: Address | None = None) -> list[Session]:
+        """Sessions of all processes of the account, those that are over for a while too; with one bare address alone
+        if it is given. The newest last."""
+        found = self._run(self.esession.sessions)
+        return [each for each in found if address is None or each.peer.bare == address]
+
+    def failed_sessions(self, address: Address) -> int:
+        """How many attempts with somebody failed today in a way that may have been a guess at the short string."""
+        return self._run(lambda s: self.esession.failures(s, address, self.clock()))
+
+    def confirm_session(self, thread: str, same: bool) -> list[Notice]:
+        """A person compared the strings of a session. Raises `UsageError` for one that verifies nothing."""
+        return self._on_session(lambda s: self.esession.confirm(s, thread, same, self.clock()))
+
+    def rekey_session(self, thread: str) -> list[Notice]:
+        """New keys; the process that holds the session's connection sends them. Raises `SessionEnded`."""
+        return self._on_session(lambda s: self.esession.rekey(s, thread, self.clock()))
+
+    def end_session(self, thread: str) -> list[Notice]:
+        """End a session; the process that holds its connection does. Raises `SessionEnded`."""
+        return self._on_session(lambda s: self.esession.end(s, thread, self.clock()))
+
+    def tend_sessions(self) -> list[Notice]:
+        """Drop sessions of connections that are gone, and attempts that nobody answered."""
+        return self._on_session(lambda s: self.esession.tick(s, self.clock()))
+
+    def _on_session(self, step: Callable[[State], Done[None]]) -> list[Notice]:
+        """Do something with a session; what a person must hear of it."""
+        out = self.store.run(step)
+        return [] if isinstance(out, Need) else [each for each in out.effects if isinstance(each, Notice)]
+
+    def make_session_key(self, *, rsa: bool = False, another: bool = False) -> Device:
+        """Make the public key that we give in sessions: Ed25519, or RSA for programs that know nothing else. Raises
+        `UsageError` if there is one, unless `another` is wanted, which replaces it."""
+        key = identity.RsaIdentity.generate() if rsa else identity.Ed25519Identity.generate()
+
+        def step(s: State) -> Device:
+            if own_session_key.load(s) is not None and not another:
+                raise UsageError(
+                    "This account has a key for sessions here already.",
+                    hint="--another replaces it: people who verified it must verify the new one.",
+                )
+            own_session_key.save(s, key)
+            return encrypted_sessions.device(self.address, own_session_key.trust_key(key))
+
+        return self._run(step)
+
+    def session_code(self, address: Address) -> str:
+        """The code that we have with somebody for sessions, "" if none."""
+        return self._run(lambda s: own_session_key.code(s, address))
+
+    def keep_session_code(self, address: Address, code: str) -> None:
+        """Keep the code that we have with somebody; "" forgets it. Raises `UsageError`."""
+        self._run(lambda s: own_session_key.set_code(s, address, code))
+
+    def name_key(self, key: bytes, petname: str) -> None:
+        """Give the other end of encrypted sessions a name of our own. Raises `UsageError`."""
+        self._run(lambda s: associations.name(s, key, petname))
 
     # -- private nodes --------------------------------------------------------------------------------------------
 
@@ -202,7 +325,9 @@ class Account:
         yield from ((key, data) for key in keys if (data := s.get(key)) is not None)
         yield from self.openpgp.copied(s)
         yield from secrets.copied(s)
+        yield from own_session_key.copied(s)
         yield from s.scan(Key("trust", "keys", ""))
+        yield from s.scan(Key("trust", "associations", ""))
         for address in known_addresses(s, self.address):
             yield from s.scan(Key("history", address, ""))
 
@@ -236,7 +361,9 @@ def _is_copied(key: Key) -> bool:
         return key.kind in _OPENPGP_COPIED
     if key.scheme == pubsub_records.SCHEME:
         return key.kind in secrets.COPIED
-    return key in (_RESTORED, _SETTINGS, _PASSWORD) or key.scheme == "history" or key[:2] == ("trust", "keys")
+    if key.scheme == session_records.SCHEME:
+        return key.kind in own_session_key.COPIED
+    return key in (_RESTORED, _SETTINGS, _PASSWORD) or key.scheme == "history" or key[:2] in _TRUST_COPIED
 
 
 def encode_settings(settings: Settings) -> bytes:
@@ -256,6 +383,7 @@ def known_addresses(s: State, account: Address) -> list[Address]:
     names = {Address(key.name) for key, _ in s.scan(records.key("devices"))}
     names |= {Address(key.name) for key, _ in s.scan(openpgp_records.key("list"))}
     names |= {Address(key.name) for key, _ in s.scan(Key("trust", "keys", ""))}
+    names |= {address for each in associations.all_of(s) for address in each.addresses}
     return [account, *sorted(names - {account})]
 
 
@@ -278,9 +406,8 @@ def known_devices(s: State, scheme: Omemo, policy: Policy, address: Address) -> 
         shown = Device(address, device.id, key, label)
         rows.append(KnownKey(shown, trust, key in decided, device.listed, session is not None))
     shown_keys = {row.device.key for row in rows}
-    gone = [
-        (key, each.trust) for key, each in decided.items() if key not in shown_keys and len(key) != FINGERPRINT_BYTES
-    ]
+    others = (FINGERPRINT_BYTES, *SESSION_KEY_BYTES)
+    gone = [(key, each.trust) for key, each in decided.items() if key not in shown_keys and len(key) not in others]
     return rows + [KnownKey(Device(address, 0, key), trust, True, False) for key, trust in gone]
 
 
@@ -300,6 +427,22 @@ def known_openpgp_keys(s: State, scheme: OpenPgp, policy: Policy, address: Addre
     shown = {row.device.key for row in rows}
     gone = [(key, each.trust) for key, each in decided.items() if key not in shown and len(key) == FINGERPRINT_BYTES]
     return rows + [KnownKey(Device(address, 0, key), trust, True, False, scheme=scheme.name) for key, trust in gone]
+
+
+def known_session_keys(s: State, account: Address, address: Address) -> list[KnownKey]:
+    """The other ends of encrypted sessions that one account was seen with; of ours, the public key that we give."""
+    scheme = session_records.SCHEME
+    mine = own_session_key.load(s) if address == account else None
+    rows = []
+    if mine is not None:
+        key = encrypted_sessions.device(account, own_session_key.trust_key(mine))
+        rows.append(KnownKey(key, Trust.VERIFIED, True, this=True, scheme=scheme))
+    decided = decisions.load(s, address)
+    for each in associations.under(s, address):
+        trust = decided[each.key].trust if each.key in decided else Trust.UNDECIDED
+        shown = encrypted_sessions.device(address, each.key)
+        rows.append(KnownKey(shown, trust, each.key in decided, scheme=scheme, petname=each.petname))
+    return rows
 
 
 def known_nodes(s: State) -> Iterable[PrivateNode]:

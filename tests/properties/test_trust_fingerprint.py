@@ -36,7 +36,7 @@ def test_what_is_none_is_a_usage_error(typed: str) -> None:
             pass
 
 
-@pytest.mark.parametrize("length", [SHORTEST_PREFIX - 1, 41, 8, 0])
+@pytest.mark.parametrize("length", [SHORTEST_PREFIX - 1, 65, 8, 0])
 def test_short_ids_and_too_much_are_refused(length: int) -> None:
     with pytest.raises(UsageError):
         prefix("A" * length)

@@ -46,7 +46,7 @@ def show_(
 ) -> None:
     """Which devices somebody has, what you think of their keys, and why one can't be reached."""
     target, _, keys = keys_of(address, account, passphrase_file, offline=offline)
-    listed = [key for key in keys if not key.is_gone]
+    listed = [key for key in keys if not key.is_gone and key.scheme != "esession"]
     if json:
         for key in listed:
             show.as_json(key_as_json(key))
@@ -135,7 +135,9 @@ def show_keys(keys: list[KnownKey]) -> None:
     """A table, and under it the fingerprints, which are too long for one."""
     from tillie.wire.display import printable
 
-    rows = [(name_of(key), trust_of(key), state_of(key), printable(key.device.label, 40)) for key in keys]
+    rows = [
+        (name_of(key), trust_of(key), state_of(key), printable(key.petname or key.device.label, 40)) for key in keys
+    ]
     show.table(("device", "trust", "state", "label"), rows)
     show.line()
     for key in keys:
@@ -147,6 +149,8 @@ def name_of(key: KnownKey) -> str:
     """What a key is called in lists and as an argument: the device's id, or the first 16 digits of its fingerprint."""
     if key.scheme == "openpgp":
         return key.fingerprint.replace(" ", "")[:16]
+    if key.scheme == "esession":
+        return key.device.name.partition(" ")[2]
     return str(key.device.id) if key.device.id else "-"
 
 
@@ -162,6 +166,8 @@ def state_of(key: KnownKey) -> str:
         return "no device shows this key any more"
     if key.scheme == "openpgp":
         return _openpgp_state(key)
+    if key.scheme == "esession":
+        return "for sessions" if key.this else "in sessions"
     if key.this:
         return ""
     if key.why:
@@ -187,6 +193,7 @@ def key_as_json(key: KnownKey) -> dict[str, Any]:
         "device": key.device.id or None if key.scheme == "omemo" else None,
         "fingerprint": key.fingerprint,
         "label": key.device.label,
+        "petname": key.petname,
         "trust": key.trust.value,
         "decided": key.decided,
         "listed": key.listed,

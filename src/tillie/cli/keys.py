@@ -60,7 +60,8 @@ def list_(
         _show_key(key)
     if not keys:
         show.note(f"No key of {target} is known.")
-    if mine and not any(key.scheme == "openpgp" and key.this for key in keys) and scheme is not SchemeName.OMEMO:
+    wants_openpgp = scheme in (None, SchemeName.OPENPGP)
+    if mine and wants_openpgp and not any(key.scheme == "openpgp" and key.this for key in keys):
         show.note(
             "There is no OpenPGP key here: 'tillie keys generate' makes one, 'tillie keys restore' brings it back."
         )
@@ -70,8 +71,10 @@ def _show_key(key: KnownKey) -> None:
     from tillie.cli.devices import state_of, trust_of
     from tillie.wire.display import printable
 
-    show.line(show.paint(key.fingerprint or "(no key known yet)", "bold"))
-    kind = "" if key.scheme == "openpgp" else f"OMEMO, device {key.device.id or '-'}"
+    show.line(
+        show.paint(key.fingerprint or (f"({key.device.name})" if key.device.key else "(no key known yet)"), "bold")
+    )
+    kind = f"OMEMO, device {key.device.id or '-'}" if key.scheme == "omemo" else ""
     show.line("  " + " · ".join(filter(None, (kind, state_of(key), trust_of(key)))))
     if key.info is not None and key.info.created is not None:
         until = f", expires {show.clock(key.info.expires)}" if key.info.expires is not None else ""
@@ -101,16 +104,26 @@ def key_as_json(key: KnownKey) -> dict[str, Any]:
 @group.command()
 def generate(
     scheme: SchemeOption = SchemeName.OPENPGP,
-    another: Annotated[bool, typer.Option("--another", help="Though the account has an OpenPGP key already.")] = False,
+    another: Annotated[bool, typer.Option("--another", help="Though the account has a key of this kind.")] = False,
+    rsa: Annotated[
+        bool, typer.Option("--rsa", help="With --scheme esession: RSA, for programs that know no Ed25519.")
+    ] = False,
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make an OpenPGP key for this account and announce it. Its private half stays in this machine's encrypted store.
 
     One key serves all your devices: make it on one, 'tillie keys backup' there, 'tillie keys restore' on the others.
+
+    --scheme esession makes a key that shows in encrypted sessions who you are. Nobody else gets to see it.
     """
     from tillie.cli import online, unlock
 
+    if rsa and scheme is not SchemeName.ESESSION:
+        raise UsageError("Only a key for sessions can be an RSA key.", hint="Add --scheme esession.")
+    if scheme is SchemeName.ESESSION:
+        _generate_for_sessions(account, passphrase_file, rsa=rsa, another=another)
+        return
     _require_openpgp(scheme, "An OMEMO key is made by itself, one on each device.")
 
     async def work(client: Client, _: Lines) -> tuple[tuple[Device, ...], bool]:
@@ -124,6 +137,17 @@ def generate(
         "If this machine is lost, so is the key, and what was sealed for it: make a backup with 'tillie keys backup'."
     )
     _end(announced)
+
+
+def _generate_for_sessions(account: str | None, passphrase_file: Path | None, *, rsa: bool, another: bool) -> None:
+    from tillie.cli import unlock
+    from tillie.trust.fingerprint import fingerprint
+
+    with unlock.account(account, passphrase_file) as ours:
+        made = ours.make_session_key(rsa=rsa, another=another)
+        show.line(f"The key of {ours.address} for encrypted sessions is made:")
+        show.line(f"  {fingerprint(made.key)}")
+    show.note("It is shown, sealed, to whom you have a session with, and published nowhere. 'tillie backup' keeps it.")
 
 
 @group.command("import")
@@ -336,9 +360,14 @@ def restore(
 # -- shared ---------------------------------------------------------------------------------------------------------
 
 
-def _require_openpgp(scheme: SchemeName, why_not: str) -> None:
-    if scheme is not SchemeName.OPENPGP:
-        raise UsageError(why_not)
+def _require_openpgp(scheme: SchemeName, why_not_omemo: str) -> None:
+    if scheme is SchemeName.OMEMO:
+        raise UsageError(why_not_omemo)
+    if scheme is SchemeName.ESESSION:
+        raise UsageError(
+            "A key for sessions is on this machine alone, and published nowhere.",
+            hint="'tillie keys generate --scheme esession --another' replaces it; 'tillie backup FILE' keeps it.",
+        )
 
 
 def _ask(question: str, nobody: UsageError, check: Callable[[str], object]) -> str:

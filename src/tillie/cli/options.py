@@ -36,6 +36,24 @@ class SchemeName(str, Enum):  # noqa: UP042
 
     OMEMO = "omemo"
     OPENPGP = "openpgp"
+    ESESSION = "esession"
+
+
+class AnswerName(str, Enum):  # noqa: UP042
+    """Who gets an answer to an offer of an encrypted session."""
+
+    ASK = "ask"
+    CONTACTS = "contacts"
+    EVERYONE = "everyone"
+    NOBODY = "nobody"
+
+
+class ProfileName(str, Enum):  # noqa: UP042
+    """Readings of XEP-0116, as they are typed."""
+
+    STRICT = "strict"
+    SUBSET = "subset"
+    GAJIM = "gajim"
 
 
 AccountOption: TypeAlias = Annotated[
@@ -53,7 +71,7 @@ DeviceArgument: TypeAlias = Annotated[
     str | None,
     typer.Argument(
         metavar="[DEVICE]",
-        help="One device's id, or the first 16 digits or more of an OpenPGP fingerprint; all if left out.",
+        help="One device's id, or the first 16 digits or more of another key's fingerprint; all if left out.",
     ),
 ]
 Contact: TypeAlias = Annotated[str, typer.Argument(metavar="ADDRESS", help="Somebody's address: bob@example.net.")]

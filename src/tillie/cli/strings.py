@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from tillie.cli import show
+from tillie.cli.session_views import trust_of, who
 from tillie.errors import NotTrusted, UsageError
 from tillie.model import Address
 from tillie.wire import address as addresses
@@ -74,7 +75,7 @@ def match(ours: Account, whose: Address, sessions: list[Session], *, typed: str 
         same = compare_digest(session.string_digest, digest) if link else session.string.lower() == wanted
         if same:
             ours.confirm_session(session.thread, True)
-            show.line(f"The session with {show.who(session)} is verified now.")
+            show.line(f"The session with {who(session)} is verified now.")
             return
     raise NotTrusted(
         f"No open session with {whose} shows that.",
@@ -106,15 +107,13 @@ def ask(ours: Account, whose: Address, sessions: list[Session]) -> int:
 
 def tell_old(session: Session) -> None:
     """Why the string of XEP-0116 is not asked about."""
-    show.line(
-        f"Session with {show.who(session)}: its string, {session.string}, is of the old kind ({session.string_name})."
-    )
+    show.line(f"Session with {who(session)}: its string, {session.string}, is of the old kind ({session.string_name}).")
     show.line("  Whoever sits between you can make both ends show the same one, so comparing it verifies nothing.")
 
 
 def show_string(own: Address, session: Session) -> None:
     """The string and the code that both ends must see alike."""
-    show.line(f"Session with {show.who(session)}, open since {show.clock(session.started)}, now {session.trust.value}:")
+    show.line(f"Session with {who(session)}, open since {show.clock(session.started)}, {trust_of(session)}:")
     show.line()
     show.line(f"    {show.paint(session.string, 'bold')}")
     show.line()

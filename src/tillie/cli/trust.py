@@ -65,6 +65,40 @@ def list_(
 
 
 @group.command()
+def name(
+    address: Contact,
+    petname: Annotated[str, typer.Argument(metavar="NAME", help="What you call them; '' takes the name away.")],
+    client: Annotated[
+        str | None, typer.Argument(metavar="[CLIENT]", help="One of several, as 'tillie trust list' shows it.")
+    ] = None,
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Give the other end of encrypted sessions a name of your own. It belongs to the key, not to the address.
+
+    Whoever comes under the same address with another key does not get the name. Example: tillie trust name
+    bob@example.net Bobby
+    """
+    from tillie.cli import unlock
+    from tillie.cli.devices import name_of
+    from tillie.wire.display import printable
+
+    whose = contact(address)
+    is_meant = _meant(client)
+    with unlock.account(account, passphrase_file) as ours:
+        keys = [key for key in ours.keys(whose) if key.scheme == "esession" and not key.this and is_meant(key)]
+        if not keys:
+            raise UsageError(
+                f"There was no encrypted session with {whose} yet.", hint=f"Begin one: tillie session start {whose}"
+            )
+        if len(keys) > 1:
+            names = ", ".join(name_of(key) for key in keys)
+            raise UsageError(f"There were sessions with several clients of {whose}: {names}.", hint="Name one.")
+        ours.name_key(keys[0].device.key, petname)
+    show.line(f"{whose} is {printable(petname)} now." if petname else f"{whose} has no name of yours now.")
+
+
+@group.command()
 def distrust(
     address: Contact,
     device: DeviceArgument = None,
@@ -136,7 +170,7 @@ def known_keys(
 
 
 def _meant(device: str | None) -> Callable[[KnownKey], bool]:
-    """Whether a key is the one that was typed. An OpenPGP key has no id that could be typed: ids can be forged."""
+    """Whether a key is the one that was typed. Only OMEMO devices have ids that can be typed: others can be forged."""
     from tillie.trust import fingerprint
 
     if device is None:
@@ -144,7 +178,12 @@ def _meant(device: str | None) -> Callable[[KnownKey], bool]:
     if device.isascii() and device.isdigit() and len(device) <= MAX_ID_DIGITS:
         return lambda key: key.scheme == "omemo" and key.device.id == int(device)
     wanted = fingerprint.prefix(device)
-    return lambda key: key.scheme == "openpgp" and key.device.key.hex().upper().startswith(wanted)
+    return lambda key: key.scheme != "omemo" and _digits_of(key).startswith(wanted)
+
+
+def _digits_of(key: KnownKey) -> str:
+    """By which a key of OpenPGP, or the other end of sessions, is named."""
+    return (key.device.key[1:] if key.device.is_session else key.device.key).hex().upper()
 
 
 def _capital(text: str) -> str:

@@ -81,7 +81,8 @@ def _ask(ours: Account, whose: Address, device: str | None, sessions: list[Sessi
     from tillie.cli.trust import known_keys
 
     still_open = strings.ask(ours, whose, sessions)
-    keys = known_keys(ours, whose, device, revoked=False, ask_network=not sessions)
+    known = known_keys(ours, whose, device, revoked=False, ask_network=not sessions)
+    keys = [key for key in known if key.fingerprint]  # a chain of sessions has none: their strings are compared
     if keys:
         if sessions:
             show.line()

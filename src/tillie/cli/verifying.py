@@ -16,6 +16,7 @@ from tillie.wire import address as addresses
 from tillie.wire.display import printable
 
 MAX_URI = 8_192  # characters
+_KINDS = {"openpgp": "OpenPGP key", "esession": "key for sessions"}
 _PARAMETER = re.compile(r"omemo-sid-([0-9]{1,10})=([0-9a-fA-F]{64})")
 
 
@@ -74,14 +75,14 @@ def ask(ours: Account, whose: Address, keys: list[KnownKey]) -> int:
     still_open = 0
     for key in keys:
         label = f' "{printable(key.device.label, 60)}"' if key.device.label else ""
-        kind = "OpenPGP key" if key.scheme == "openpgp" else f"Device {key.device.id}"
+        kind = _KINDS.get(key.scheme) or f"Device {key.device.id}"
         show.line()
-        show.line(f"{kind}{label}, now {key.trust.value}:")
+        show.line(f"{kind[:1].upper()}{kind[1:]}{label}, now {key.trust.value}:")
         show.line(f"  {show.paint(key.fingerprint, 'bold')}")
         answer = _question()
         if answer is not None:
             ours.decide(whose, key.device.key, answer)
-            show.line(f"  {kind} is {answer.value} now.")
+            show.line(f"  {kind[:1].upper()}{kind[1:]} is {answer.value} now.")
         elif key.trust is not Trust.VERIFIED:
             still_open += 1
     return still_open
@@ -95,9 +96,9 @@ def _show_own(ours: Account, whose: Address, keys: list[KnownKey]) -> None:
         show.line(f"Your own key, for {whose} to compare or to scan (device {mine.id}):")
         show.line(f"  {fingerprint(mine.key)}")
         _show_code(uri_of([mine]))
-    for key in ours.keys(ours.address) if "openpgp" in kinds else ():
-        if key.info is not None and key.info.active:
-            show.line("Your own OpenPGP key:")
+    for key in ours.keys(ours.address):
+        if key.scheme in kinds and (key.info.active if key.info else key.scheme == "esession"):
+            show.line(f"Your own {_KINDS[key.scheme]}:")
             show.line(f"  {key.fingerprint}")
 
 

@@ -2,13 +2,14 @@
 
 OMEMO (XEP-0384 section "Security Considerations"): the identity key in Curve25519 form, 8 groups of 8 hex.
 OpenPGP (RFC 4880 section 12.2): the 20 bytes of the certificate's fingerprint, 10 groups of 4 hex in upper case.
+Encrypted sessions (XEP-0116 section 9.4): SHA-256 of the normalised `<KeyValue/>`, 8 groups of 8 hex.
 """
 
 from __future__ import annotations
 
 from tillie.crypto import sign
 from tillie.errors import UsageError
-from tillie.model import FINGERPRINT_BYTES
+from tillie.model import FINGERPRINT_BYTES, SESSION_KEY_BYTES
 
 GROUPS = 8
 SHORTEST_PREFIX = 16  # hex digits of an OpenPGP fingerprint that name a key. Short ids, of 8, were forged for everybody
@@ -17,9 +18,11 @@ _HEX = frozenset("0123456789abcdef")
 
 def fingerprint(key: bytes) -> str:
     """Of a device's key as people compare it: "1a2b3c4d 5e6f7081 ..." of an Ed25519 identity key (32 bytes; BadKey if
-    it is none), "1A2B 3C4D ..." of an OpenPGP one."""
+    it is none), "1A2B 3C4D ..." of an OpenPGP one; "" where there is no key to compare, but a chain of sessions."""
     if len(key) == FINGERPRINT_BYTES:
         return _grouped(key.hex().upper(), 4)
+    if len(key) in SESSION_KEY_BYTES:
+        return _grouped(key[1:].hex(), 8) if len(key) == max(SESSION_KEY_BYTES) else ""
     return _grouped(sign.public_to_curve(key).hex(), 8)
 
 
@@ -34,12 +37,13 @@ def normalise(typed: str) -> str:
 
 
 def prefix(typed: str) -> str:
-    """The beginning of an OpenPGP fingerprint as a person typed it, in upper case, to choose one of known keys with.
-    Raises `UsageError` if it has less than 16 digits, or more than a fingerprint has."""
+    """The beginning of a fingerprint as a person typed it, in upper case, to choose one of known keys with: OpenPGP
+    keys, and clients of encrypted sessions. Raises `UsageError` if it has less than 16 digits, or more than there are.
+    """
     text = _digits(typed.removeprefix("0x").removeprefix("0X"))
-    if not _HEX.issuperset(text) or not SHORTEST_PREFIX <= len(text) <= 2 * FINGERPRINT_BYTES:
+    if not _HEX.issuperset(text) or not SHORTEST_PREFIX <= len(text) <= 8 * GROUPS:
         raise UsageError(
-            "An OpenPGP key is named by its fingerprint: 40 hexadecimal digits, or at least the first 16.",
+            "A key is named by its fingerprint: all hexadecimal digits of it, or at least the first 16.",
             hint="Shorter ids, and the last digits of a fingerprint, can be forged. See 'tillie keys list'.",
         )
     return text.upper()
