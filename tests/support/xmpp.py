@@ -49,6 +49,9 @@ class Bot(slixmpp.ClientXMPP):
         for scheme in ("omemo", "openpgp"):
             self.add_event_handler(f"{scheme}_message", self.opened.put_nowait)
             self.add_event_handler(f"{scheme}_failed", self.failed.append)
+        self.add_event_handler("esession_message", self.opened.put_nowait)
+        for event in ("esession_unreadable", "esession_refused"):
+            self.add_event_handler(event, self.failed.append)
         scheme = next(iter(self.core.engine.schemes))
         self._caught_up = f"{scheme}_caught_up"
         self.add_event_handler(f"{scheme}_notice", lambda notice: self.notices.append(notice.text))

@@ -11,26 +11,38 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from tillie import sessions
 from tillie.crypto.random import random_bytes
 from tillie.engine import Engine
 from tillie.errors import Malformed, StoreError, Unreachable
 from tillie.model import Address, Arrived, Done, Fetch, Fetched, Key, Notice, Publication, Send, Stanza, State, Time
 from tillie.networks import USUAL, Options
 from tillie.networks.local_service import LocalPubsub, LocalService
+from tillie.schemes.esession.scheme import ESession
 from tillie.store import Store
 from tillie.wire import xml
 
 _ORIGIN_ID = "{urn:xmpp:sid:0}origin-id"
+_NO_STORE = "{urn:xmpp:hints}no-store"
+_MESSAGE, _PRESENCE, _IQ = (f"{{jabber:client}}{kind}" for kind in ("message", "presence", "iq"))
+_KINDS = {_MESSAGE: "message", _PRESENCE: "presence", _IQ: "iq"}
+_ERROR = "{jabber:client}error"
 _POSITION = Key("local", "archive", "position")
 
 
 class Archived(NamedTuple):
-    """One message as the server keeps it."""
+    """One stanza as the server keeps it, or passes it on."""
 
     sender: Address  # full
     to: Address
     at: Time
     stanza: bytes
+
+
+class Gone(NamedTuple):
+    """A resource that has left."""
+
+    address: Address
 
 
 class LocalServer:
@@ -62,14 +74,37 @@ class LocalServer:
         return connection
 
     def route(self, sender: LocalConnection, stanza: bytes) -> None:
-        """Take a message: into the archive, to every listening device of the recipient, and copies to the sender's."""
-        message = xml.parse(stanza)
-        to = Address(message.get("to", ""))
+        """Take a message: into the archive, to every listening device of the recipient, and copies to the sender's.
+        What is not to be kept, and all that is no message, goes to the recipient alone, now or never."""
+        element = xml.parse(stanza)
+        to = Address(element.get("to", ""))
+        entry = Archived(sender.address, to, self.clock(), stanza)
         self.traffic.append(stanza)
-        self.archive.append(Archived(sender.address, to, self.clock(), stanza))
+        if element.tag != _MESSAGE or element.find(_NO_STORE) is not None or element.get("type") == "error":
+            self._pass_on(sender, entry, element)
+            return
+        self.archive.append(entry)
         for end in list(self._online):
             if end is not sender and end.listening and end.account in (to.bare, sender.account):
-                end.deliver(len(self.archive) - 1, "live" if end.account == to.bare else "carbon")
+                via = "live" if end.account == to.bare else "carbon"
+                end.deliver(entry, via, len(self.archive) - 1)
+
+    def _pass_on(self, sender: LocalConnection, entry: Archived, element: xml.Element) -> None:
+        if entry.to.resource:
+            ends = [end for end in self._online if end.address == entry.to]
+        else:
+            ends = [end for end in self._online if end.account == entry.to and end.listening and end is not sender]
+        for end in ends:
+            end.deliver(entry, "live")
+        if not ends and element.get("type") not in ("error", "result"):
+            sender.deliver(Archived(entry.to, sender.address, entry.at, _bounce(element, sender.address)), "live")
+
+    def leave(self, gone: LocalConnection) -> None:
+        """A resource is not there any more, and everybody hears of it."""
+        if gone in self._online:
+            self._online.remove(gone)
+            for end in list(self._online):
+                end.hear_of(Gone(gone.address))
 
     def publish(self, account: Address, publication: Publication) -> None:
         self.traffic.append(publication.payload)
@@ -87,6 +122,14 @@ class LocalServer:
         return Fetched(ask.address, ask.node, name, payload, "" if payload is not None else "item-not-found")
 
 
+class _Arrival(NamedTuple):
+    """Something for one device. `number` is its place in the archive, None if it is not kept."""
+
+    entry: Archived
+    via: str
+    number: int | None
+
+
 class LocalConnection:
     """One device on the server: the engine's `Network`, and what arrives for it, in order."""
 
@@ -99,7 +142,7 @@ class LocalConnection:
         self.address = Address(f"{account}/{random_bytes(6).hex()}")
         self.listening = False
         self._server = server
-        self._arrivals: asyncio.Queue[tuple[int, str] | Fetched | asyncio.Future[None]] = asyncio.Queue()
+        self._arrivals: asyncio.Queue[_Arrival | Fetched | Gone | asyncio.Future[None]] = asyncio.Queue()
         self._worker: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -112,6 +155,7 @@ class LocalConnection:
     async def open(self, *, listening: bool = True) -> None:
         """Log in: our device, and then, if `listening`, what the archive holds since we were here last."""
         self._server._online.append(self)
+        await sessions.begin(self.engine, self.address)
         is_new = await self.engine.drive(lambda s: Done(s.get(_POSITION) is None))
         if is_new:
             await self._keep(len(self._server.archive))  # what is there already was not sealed for this device
@@ -124,15 +168,15 @@ class LocalConnection:
         for number in range(start, len(self._server.archive)):
             entry = self._server.archive[number]
             if self.account in (entry.to.bare, entry.sender.bare) and entry.sender != self.address:
-                self.deliver(number, "archive")
+                self.deliver(entry, "archive", number)
         await self.drained()
         await self.engine.catch_up(ended=True)
 
     async def close(self) -> None:
         """Log out. The store stays open."""
-        if self in self._server._online:
-            self._server._online.remove(self)
+        self._server.leave(self)
         self.listening = False
+        sessions.bind(self.engine, None)
         self.engine.disconnected()
         for task in (self._worker, *self._tasks):
             if task is not None:
@@ -165,11 +209,14 @@ class LocalConnection:
 
     # -- what arrives -------------------------------------------------------------------------------------------------
 
-    def deliver(self, number: int, via: str) -> None:
-        self._arrivals.put_nowait((number, via))
+    def deliver(self, entry: Archived, via: str, number: int | None = None) -> None:
+        self._arrivals.put_nowait(_Arrival(entry, via, number))
 
     def notify(self, fact: Fetched) -> None:
         self._arrivals.put_nowait(fact)
+
+    def hear_of(self, gone: Gone) -> None:
+        self._arrivals.put_nowait(gone)
 
     async def _work(self) -> None:
         while True:
@@ -179,16 +226,19 @@ class LocalConnection:
                     what.set_result(None)
             elif isinstance(what, Fetched):
                 self._later(self.engine.learn(what))
+            elif isinstance(what, Gone):
+                await sessions.peer_left(self.engine, what.address)
             else:
                 await self._open(*what)
 
-    async def _open(self, number: int, via: str) -> None:
-        arrived = self._read(self._server.archive[number], via)
+    async def _open(self, entry: Archived, via: str, number: int | None) -> None:
+        arrived = self._read(entry, via)
         if arrived is None:
             return
         try:
             received = await self.engine.receive(arrived)
-            await self._keep(number + 1)
+            if number is not None:
+                await self._keep(number + 1)
         except StoreError:
             await self.close()  # the archive keeps it until the store works again
             raise
@@ -205,20 +255,24 @@ class LocalConnection:
         await self.engine.drive(step)
 
     def _read(self, entry: Archived, via: str) -> Arrived | None:
-        """The sealed element of an archived message; None if there is none that is ours to open."""
+        """The sealed element of a stanza, or the error that came instead; None if there is none that is ours to
+        open."""
         try:
-            message = xml.parse(entry.stanza)
+            stanza = xml.parse(entry.stanza)
         except Malformed:
             return None
         tags = {tag: scheme.name for scheme in self.engine.schemes.values() for tag in scheme.tags}
-        sealed = [child for child in message if child.tag in tags]
-        if len(sealed) != 1:
+        type_ = stanza.get("type", "")
+        if type_ == "error" and stanza.tag == _MESSAGE and sessions.of_engine(self.engine) is not None:
+            tags[_ERROR] = ESession.name
+        sealed = [child for child in stanza if child.tag in tags]
+        if (len(sealed) != 1 and type_ != "error") or not sealed:
             return None
-        origin = message.find(_ORIGIN_ID)
-        stanza_id = message.get("id", "") if origin is None else origin.get("id", "")
-        siblings = tuple(xml.serialise(child) for child in message if child is not sealed[0])
+        origin = stanza.find(_ORIGIN_ID)
+        stanza_id = stanza.get("id", "") if origin is None else origin.get("id", "")
+        siblings = tuple(xml.serialise(child) for child in stanza if child is not sealed[0] or type_ == "error")
         stamp = entry.at if via == "archive" else None
-        around = Stanza("message", entry.sender, entry.to, message.get("type", ""), stanza_id, stamp, siblings, via)
+        around = Stanza(_KINDS[stanza.tag], entry.sender, entry.to, type_, stanza_id, stamp, siblings, via)
         return Arrived(xml.serialise(sealed[0]), around, tags[sealed[0].tag])
 
     def _later(self, work: object) -> None:
@@ -229,3 +283,15 @@ class LocalConnection:
     def _require_connection(self) -> None:
         if self not in self._server._online:
             raise Unreachable("There is no connection.")
+
+
+def _bounce(element: xml.Element, to: Address) -> bytes:
+    """What a server answers for somebody who is not there (RFC 6121 section 8.5.3.2)."""
+    name = _KINDS[element.tag].encode()
+    attributes = (("type", "error"), ("to", to), ("from", element.get("to", "")), ("id", element.get("id", "")))
+    return b"<%b xmlns='jabber:client'%b>%b</%b>" % (
+        name,
+        b"".join(b" %b=%b" % (key.encode(), xml.attribute(value)) for key, value in attributes if value),
+        b"<error type='cancel'><service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>",
+        name,
+    )

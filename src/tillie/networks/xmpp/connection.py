@@ -84,11 +84,12 @@ class Connection:
         client = self._client
         client.register_plugin(NAME, shared, module=MODULE)
         own = {"label": options.label, "repair": options.repair.value}
+        negotiating = {"settings": options.sessions, "answer": options.answer.value}
         # In this order: OMEMO is what is meant where no scheme is named.
-        for plugin, config in (("xep_0384", own), ("xep_0374", {})):
+        for plugin, config in (("xep_0384", own), ("xep_0374", {}), ("xep_0116", negotiating)):
             client.register_plugin(plugin, config, module=f"tillie.networks.xmpp.{plugin}")
-        for scheme in ("omemo", "openpgp"):
-            client.add_event_handler(f"{scheme}_failed", lambda stanza: _tell_of_failure(stanza, options.notice))
+        for event in ("omemo_failed", "openpgp_failed", "esession_unreadable"):
+            client.add_event_handler(event, lambda stanza: _tell_of_failure(stanza, options.notice))
         client.add_event_handler("omemo_notice", options.notice)
         core: Core = client.plugin[NAME]
         return core
@@ -118,6 +119,7 @@ class Connection:
         client = self._client
         if client.transport is not None:
             if self.core.network.online:
+                await client.plugin["xep_0116"].end_all()
                 client.send_presence(ptype="unavailable") if self._listening else None
             try:
                 await asyncio.wait_for(client.disconnect(CLOSE_TIMEOUT / 2), CLOSE_TIMEOUT)

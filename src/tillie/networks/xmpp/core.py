@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from slixmpp.plugins import BasePlugin
 from slixmpp.plugins.base import register_plugin
 
+from tillie import sessions
 from tillie import store as stores
 from tillie.engine import TICK_INTERVAL, Engine
 from tillie.errors import NetworkError, StoreMismatch, TillieError, UsageError
-from tillie.model import Notice
+from tillie.model import Address, Notice
 from tillie.networks.xmpp import catch_up
 from tillie.networks.xmpp.acknowledgements import Handled
 from tillie.networks.xmpp.catch_up import Archive, Position
@@ -81,17 +82,21 @@ class Core(BasePlugin):
         self.service = XmppService(self.network)
         self.users: set[str] = set()  # the plugins that need us
         self._nodes: Nodes | None = None
+        self._own: Address | None = None  # our full JID on the last connection
         self._work: asyncio.Task[None] | None = None
         self._ticking: asyncio.Task[None] | None = None
         client.add_event_handler("session_start", self._session_start)
         client.add_event_handler("session_resumed", self._session_resumed)
         client.add_event_handler("disconnected", self._disconnected)
+        client.add_event_handler("session_end", self._session_ended)
 
     def plugin_end(self) -> None:
         client = self.xmpp
         client.del_event_handler("session_start", self._session_start)
         client.del_event_handler("session_resumed", self._session_resumed)
         client.del_event_handler("disconnected", self._disconnected)
+        client.del_event_handler("session_end", self._session_ended)
+        sessions.bind(self.engine, None)
         self.receiver.stop()
         self.service.close()
         self._stop_working()
@@ -177,6 +182,10 @@ class Core(BasePlugin):
     def _disconnected(self, _: object) -> None:
         self._stop_working()
 
+    def _session_ended(self, _: object) -> None:
+        """For good: it can't be resumed. What belonged to this resource goes nowhere any more."""
+        sessions.bind(self.engine, None)
+
     def _stop_working(self) -> None:
         for task in (self._work, self._ticking):
             if task is not None:
@@ -201,7 +210,9 @@ class Core(BasePlugin):
         """After login: our devices, then what came while we were away, then the end of catching up."""
         if str(self.xmpp.boundjid.bare) != self.account:
             raise StoreMismatch(f"The server knows us as {self.xmpp.boundjid.bare}, not as {self.account}.")
-        self.engine.own = address.parse(str(self.xmpp.boundjid.full))
+        own = address.parse(str(self.xmpp.boundjid.full))
+        await sessions.begin(self.engine, own, before=self._own)
+        self._own = own
         self.receiver.catching_up = True
         await self.network.told()
         self.engine.disconnected()  # what the old session did not acknowledge goes out again

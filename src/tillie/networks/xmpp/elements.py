@@ -12,6 +12,7 @@ from tillie.wire import xml as wire
 
 CLIENT = "jabber:client"
 DATA = "jabber:x:data"
+STANZAS = "urn:ietf:params:xml:ns:xmpp-stanzas"
 XML = "http://www.w3.org/XML/1998/namespace"
 _MESSAGE, _PRESENCE, _IQ = (f"{{{CLIENT}}}{name}" for name in ("message", "presence", "iq"))
 SINGLETON = "current"  # the item id of nodes with one item (XEP-0060 section 12.20)

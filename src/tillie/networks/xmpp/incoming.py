@@ -75,7 +75,7 @@ class Reader:
         found = echoed[0] if len(echoed) == 1 else only(stanza, f"{{{CLIENT}}}error")
         if found is None or (kind != "message" and not echoed):
             return None  # any IQ may fail, and that ends no session
-        siblings = tuple(to_bytes(child) for child in stanza if child is not found)
+        siblings = tuple(to_bytes(child) for child in stanza)  # what was refused, and why
         around = Stanza(kind, sender, to, "error", stanza.get("id", "")[:MAX_ID], None, siblings)
         return Incoming(Arrived(as_delivered(found), around, self.sessions))
 

@@ -74,13 +74,13 @@ class SessionIq(InSession, Iq):
 
 
 _CLASSES: dict[str, Any] = {"message": OpenedMessage, "presence": OpenedPresence, "iq": OpenedIq}
-_SESSION_CLASSES: dict[str, Any] = {"message": SessionMessage, "presence": SessionPresence, "iq": SessionIq}
+SESSION_CLASSES: dict[str, Any] = {"message": SessionMessage, "presence": SessionPresence, "iq": SessionIq}
 _THREAD = f"{{{CLIENT}}}thread"
 
 
 def build_in_session(client: Any, delivery: Delivery, around: Stanza, *, row: int | None = None) -> Any:
     """The stanza for what came in a session, as if it had come in plain."""
-    stanza = _SESSION_CLASSES[delivery.stanza](client, _element(delivery, around), recv=True)
+    stanza = SESSION_CLASSES[delivery.stanza](client, _element(delivery, around), recv=True)
     threads = [element for sibling in around.siblings for element in from_bytes(sibling) if element.tag == _THREAD]
     stanza.delivery, stanza.row = delivery, row
     if len(threads) == 1:

@@ -64,7 +64,7 @@ class Receiver:
     ) -> None:
         self.archive_id = ""
         self.catching_up = False  # live messages are ahead of the archive: they don't move the position
-        self._acknowledge = acknowledge
+        self.acknowledges = acknowledge  # ... what its handlers have seen
         self._client = client
         self._engine = engine
         self._handled = handled
@@ -93,6 +93,11 @@ class Receiver:
         """Whoever takes what comes in sessions; None: nobody any more."""
         self._door = door
         self.schemes_changed()
+
+    @property
+    def tags(self) -> Container[str]:
+        """The tags of sealed elements."""
+        return self._reader.schemes
 
     def in_turn(self, work: Work) -> None:
         """Do this when everything that has arrived up to now is committed, and before what arrives later."""
@@ -316,7 +321,7 @@ class Receiver:
         await self._client.event_async(f"{delivery.scheme}_{what}", stanza)
         if stanza.row is None:
             return
-        if self._acknowledge or isinstance(stanza, OpenedIq):
+        if self.acknowledges or isinstance(stanza, OpenedIq):
             await self._engine.acknowledge(stanza.row)
 
     def refuse(self, request: Stanza) -> None:

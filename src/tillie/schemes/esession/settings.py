@@ -72,7 +72,7 @@ class Settings:
     stanzas: tuple[str, ...] = STANZAS
     # "mustnot" promises that our server keeps nothing, which a client does not know by itself.
     logging: tuple[str, ...] = ("may",)
-    rekey_frequency: int = 100  # stanzas between two re-keys, at least
+    rekey_frequency: int = 1  # stanzas between two re-keys, at least: a person may want new keys at any time
     identity: Identity | None = None
     own_key: tuple[str, ...] = ("none",)  # the ways we would give our public key, best first
     peer_key: tuple[str, ...] = ("none",)  # the ways we would take the peer's, best first
