@@ -45,7 +45,7 @@ def sas28x5(m_a: bytes, form_b: bytes, hash_name: str, *, pad: bool = True) -> S
     """XEP-0116 section 8, "The sas28x5 SAS Algorithm". Gajim drops leading digits (`pad` False)."""
     digest = hash_by(hash_name, m_a + form_b + b"Short Authentication String")
     text = _digits(int.from_bytes(digest[-3:], "big"), 5)
-    return ShortString(text if pad else text.lstrip(DIGITS[0]) or "", digest)
+    return ShortString(text if pad else text.lstrip(DIGITS[0]) or DIGITS[0], digest)
 
 
 def _digits(value: int, length: int) -> str:

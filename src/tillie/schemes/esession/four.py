@@ -32,6 +32,8 @@ from tillie.trust.strings import ShortString
 from tillie.wire import forms
 from tillie.wire.forms import Form
 
+__all__ = ["Concluding", "Established", "accept", "conclude", "finish"]
+
 _FEWEST_FILLERS, _FILLER_CHOICES = 2, 3
 
 

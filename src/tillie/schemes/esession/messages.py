@@ -224,6 +224,12 @@ def _result(
     return write("result", fields)
 
 
+def write_termination(layout: Layout) -> Form:
+    """The form that ends a session (XEP-0155 section 9)."""
+    kind = "text-single" if layout is Layout.GAJIM else ""
+    return write("submit", (Field(FORM_TYPE, kind, (SSN,)), Field("terminate", kind, ("1",))))
+
+
 # -- reading --------------------------------------------------------------------------------------------------------
 
 
