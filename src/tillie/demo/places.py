@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -51,9 +51,18 @@ class OnProsody:
 
     name = "Prosody"
 
-    def __init__(self, people: Sequence[Address] = (ALICE, BOB)) -> None:
+    def __init__(
+        self,
+        people: Sequence[Address] = (ALICE, BOB),
+        *,
+        options: str = "",
+        modules: Mapping[str, str] | None = None,
+        contacts: bool = False,
+    ) -> None:
+        """`options` and `modules` are for Prosody; with `contacts` these people see each other's presence."""
         hosts = tuple(dict.fromkeys(person.domain for person in people))
-        self._server = PrivateProsody(hosts, dict.fromkeys(people, _PASSWORD))
+        accounts = {str(person): _PASSWORD for person in people}
+        self._server = PrivateProsody(hosts, accounts, options=options, modules=modules, contacts=contacts)
         self._version = ""
 
     @property

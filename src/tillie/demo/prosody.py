@@ -38,6 +38,7 @@ HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _CONFIG = """\
 pidfile = "{folder}/prosody.pid"
 data_path = "{folder}/data"
+plugin_paths = {{ "{folder}/modules" }}
 certificates = "{folder}/certificates"
 ssl = {{ certificate = "{folder}/certificates/server.crt", key = "{folder}/certificates/server.key" }}
 interfaces = {{ "127.0.0.1" }}
@@ -49,6 +50,7 @@ log = {{ {{ levels = {{ min = "info" }}, to = "file", filename = "{folder}/proso
 modules_enabled = {{
   "roster"; "saslauth"; "tls"; "disco"; "presence"; "message"; "iq"; "pep"; "carbons"; "mam"; "offline"; "register";
   "ping"; "private"; "vcard4"; "vcard_legacy"; "blocklist"; "smacks"; "time"; "version";
+  {modules}
 }}
 modules_disabled = {{ "s2s"; "s2s_auth_certs"; "posix" }}
 storage = "internal"
@@ -67,10 +69,19 @@ class PrivateProsody:
     """A Prosody for the hosts in `hosts`, started by `async with`, on 127.0.0.1 only.
 
     `port` takes STARTTLS, `direct_tls_port` direct TLS; a client trusts it with `ca_file`. Two hosts of one process
-    reach each other without federation. `options` are further lines of the configuration (Lua).
+    reach each other without federation. `options` are further lines of the configuration (Lua), `modules` the sources
+    of modules of our own, by name. With `contacts` the accounts are each other's contacts.
     """
 
-    def __init__(self, hosts: Sequence[str], accounts: Mapping[str, str] | None = None, *, options: str = "") -> None:
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        accounts: Mapping[str, str] | None = None,
+        *,
+        options: str = "",
+        modules: Mapping[str, str] | None = None,
+        contacts: bool = False,
+    ) -> None:
         for host in hosts:
             if not HOST.fullmatch(host):
                 raise UsageError(f"'{host}' is not a plain host name")
@@ -79,6 +90,8 @@ class PrivateProsody:
         self.direct_tls_port = 0
         self._accounts = dict(accounts or {})
         self._options = options
+        self._modules = dict(modules or {})
+        self._contacts = contacts
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -142,13 +155,24 @@ class PrivateProsody:
         stored = hashlib.sha1(hmac.digest(salted, b"Client Key", "sha1")).hexdigest()
         server = hmac.digest(salted, b"Server Key", "sha1").hex()
         record = (
-            f'return {{ ["salt"] = "{salt}"; ["iteration_count"] = {SCRAM_ITERATIONS};'
-            f' ["stored_key"] = "{stored}"; ["server_key"] = "{server}"; }};\n'
+            f'["salt"] = "{salt}"; ["iteration_count"] = {SCRAM_ITERATIONS};'
+            f' ["stored_key"] = "{stored}"; ["server_key"] = "{server}";'
         )
-        place = self.data_folder / _encoded(host) / "accounts"
+        self._record(host, "accounts", local, record)
+
+    def befriend(self, jid: str, contacts: Sequence[str]) -> None:
+        """Make these the only contacts of an account, both ways as far as it knows (RFC 6121 section 2.1). For accounts
+        that are not online."""
+        local, _, host = jid.partition("@")
+        lines = [f'["{contact}"] = {{ ["subscription"] = "both"; ["groups"] = {{}}; }};' for contact in contacts]
+        self._record(host, "roster", local, '[false] = { ["version"] = 1; }; ' + " ".join(lines))
+
+    def _record(self, host: str, kind: str, local: str, record: str) -> None:
+        """A file as Prosody's data manager reads it."""
+        place = self.data_folder / _encoded(host) / kind
         place.mkdir(parents=True, exist_ok=True)
         file = place / f"{_encoded(local)}.dat"
-        file.write_text(record)
+        file.write_text(f"return {{ {record} }};\n")
         self._give_away(self.data_folder, place.parent, place, file)
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -221,14 +245,19 @@ class PrivateProsody:
             self._folder = None
 
     def _prepare(self) -> None:
-        certificates = self.folder / "certificates"
-        for place in (certificates, self.data_folder):
+        certificates, modules = self.folder / "certificates", self.folder / "modules"
+        for place in (certificates, modules, self.data_folder):
             place.mkdir(mode=0o700)
+        sources = [modules / f"mod_{name}.lua" for name in self._modules]
+        for file, source in zip(sources, self._modules.values(), strict=True):
+            file.write_text(source)
         self.ca_file.touch(mode=0o644)
         written = write_certificates(self.hosts, self.ca_file, certificates / "server.crt", certificates / "server.key")
-        self._give_away(self.folder, certificates, self.data_folder, self.ca_file, *written)
+        self._give_away(self.folder, certificates, modules, self.data_folder, self.ca_file, *written, *sources)
         for jid, password in self._accounts.items():
             self.add_user(jid, password)
+            if self._contacts:
+                self.befriend(jid, [other for other in self._accounts if other != jid])
 
     def _configure(self) -> None:
         file = self.folder / "prosody.cfg.lua"
@@ -238,6 +267,7 @@ class PrivateProsody:
                 port=self.port,
                 direct_tls_port=self.direct_tls_port,
                 options=self._options,
+                modules=" ".join(f'"{name}";' for name in self._modules),
                 hosts="\n".join(f'VirtualHost "{host}"' for host in self.hosts),
             )
         )
