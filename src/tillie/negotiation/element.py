@@ -33,21 +33,28 @@ DROP_IF_STORED = (
 )
 
 
+_FEATURE_OPENING, _FEATURE_CLOSING = b'<feature xmlns="%b">' % FEATURE.encode(), b"</feature>"
+_INIT_OPENING, _INIT_CLOSING = b'<init xmlns="%b">' % INIT.encode(), b"</init>"
+
+
 # -- forms ----------------------------------------------------------------------------------------------------------
 
 
 def feature(form: Form) -> bytes:
     """The `<feature/>` of a negotiation with its form (XEP-0155 section 4.1)."""
-    return b'<feature xmlns="%b">%b</feature>' % (FEATURE.encode(), form.xml)
+    return _FEATURE_OPENING + form.xml + _FEATURE_CLOSING
 
 
 def init(form: Form, more: bytes = b"") -> bytes:
     """The `<init/>` of message 4 (XEP-0116 section 5.4); `more` is a `<c/>` that goes with it."""
-    return b'<init xmlns="%b">%b%b</init>' % (INIT.encode(), form.xml, more)
+    return b"".join((_INIT_OPENING, form.xml, more, _INIT_CLOSING))
 
 
 def parse_feature(data: bytes) -> Form:
     """The form of a `<feature/>`. Raises `Malformed` if there is anything else in it."""
+    written = _written(data, _FEATURE_OPENING, _FEATURE_CLOSING)
+    if written:
+        return written
     form, more = _form_and_more(_open(data, FEATURE, "feature", MAX_FEATURE_BYTES))
     if more:
         raise Malformed("There is more than a form in the negotiation.")
@@ -56,12 +63,22 @@ def parse_feature(data: bytes) -> Form:
 
 def parse_init(data: bytes) -> tuple[Form, bytes | None]:
     """The form of an `<init/>`, and the `<c/>` that came with it. Raises `Malformed` if there is anything else."""
+    written = _written(data, _INIT_OPENING, _INIT_CLOSING)
+    if written:
+        return written, None
     form, more = _form_and_more(_open(data, INIT, "init", xml.MAX_STANZA_BYTES))
     if not more:
         return form, None
     if len(more) > 1 or more[0].tag != f"{{{CONTENT}}}c":
         raise Malformed("There is more than a form and its content in the negotiation.")
     return form, xml.serialise(more[0])
+
+
+def _written(data: bytes, opening: bytes, closing: bytes) -> Form | None:
+    """The form between two tags as we write them; None for all else: a short cut for the parser."""
+    if not data.startswith(opening) or not data.endswith(closing):
+        return None
+    return forms.parse_written(data[len(opening) : -len(closing)])
 
 
 def _open(data: bytes, namespace: str, name: str, max_bytes: int) -> Element:
