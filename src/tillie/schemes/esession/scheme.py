@@ -337,7 +337,8 @@ class ESession:
         record, element = traffic.seal(s, record, divided.text or None, now)
         around = (threads.write(Thread(record.thread)), LIVE_HINTS) if kind == "message" else ()
         whole = b"".join((divided.before, element, *around, divided.after))
-        send = Send(whole, root.get("id", ""), record.own, now + traffic.STANZA_LIFE)
+        # A name of its own in the outbox: the id of an answer was chosen by who asked, and may be there already.
+        send = Send(whole, random_bytes(12).hex(), record.own, now + traffic.STANZA_LIFE)
         return Done(self._sealed(record, element, (), now), (send,))
 
     def _require_kind(self, record: Record, kind: str) -> None:

@@ -136,10 +136,11 @@ def came(
     sessions.save(s, record)
     if got.rekeyed:
         effects += (sessions.changed(record),)
-    if got.plaintext is None:
+    if got.plaintext is None and stanza == "message":
         return Came(Kind.EMPTY, record, effects=effects)
+    plaintext = got.plaintext or b""  # an IQ's result, or a presence, says something by being there
     try:
-        form = form_in(got.plaintext)
+        form = form_in(plaintext)
         if form is not None:
             done = _inside(s, settings, record, form, now)
             return done._replace(effects=effects + done.effects)
@@ -149,7 +150,7 @@ def came(
         return broken(s, record, error.detail, now)
     if stanza not in record.stanzas:
         return Came(Kind.REFUSED, record, error=f"this session was not agreed on for {stanza} stanzas", effects=effects)
-    return Came(Kind.OPENED, record, got.plaintext, effects=effects)
+    return Came(Kind.OPENED, record, plaintext, effects=effects)
 
 
 def broken(s: State, record: Record, why: str, now: Time, *, tell: bool = True) -> Came:
