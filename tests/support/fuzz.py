@@ -30,8 +30,6 @@ from tillie.pubsub import attachments, signing, targeted
 from tillie.schemes.esession import content as session_content
 from tillie.schemes.esession import identity as session_identity
 from tillie.schemes.esession import text as session_text
-from tillie.schemes.esession import content as session_content
-from tillie.schemes.esession import text as session_text
 from tillie.schemes.omemo import element, messages
 from tillie.schemes.openpgp import content as openpgp_content
 from tillie.schemes.openpgp import element as openpgp_element
@@ -56,7 +54,6 @@ _CONTENT = Content(b"<body xmlns='jabber:client'>x</body>")
 _ENVELOPE = codec.encode(Envelope(_CONTENT, sender=_ME, to=_ME, time=1_780_000_000.0, iq=("get", "1")), bytes)
 _SIGNATURE = signing.encode(signing.Signature(signing.statement(_ME, 1_780_000_000.0), bytes(64)))
 _KEY_LIST = openpgp_directory.encode_list([openpgp_directory.Announced(bytes(20), 1_780_000_000.0)])
-_PROTECTED = session_content.write(session_content.cover(bytes(16), new=1, key=b"\1", old=[bytes(32)]), bytes(32))
 _SIGNCRYPT = openpgp_content.encode(openpgp_content.Form.SIGNCRYPT, _CONTENT, [_ME], 1_780_000_000.0, bytes)
 _FORM = (
     b"<x xmlns='jabber:x:data' type='form'><title>t</title><field var='FORM_TYPE' type='hidden'><value>urn:xmpp:ssn"
@@ -142,8 +139,6 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], tuple[bytes, ...]]] = {
         session_identity.parse,
         (session_identity.Ed25519Identity.generate().key_value, _RSA),
     ),
-    "session content": (session_content.parse, (_PROTECTED, _PROTECTED.replace(b"'", b'"'))),
-    "session text": (session_text.decode, (session_text.encode(_CONTENT), b"<x a='1'><body xmlns='urn:x'/></x> <y/> ")),
     "targeted": (targeted.parse, (targeted.encode(_ME, "urn:xmpp:omemo:2", _ELEMENT),)),
 }
 
