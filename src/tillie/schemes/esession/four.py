@@ -66,11 +66,11 @@ def conclude(
 
     hashes = _name_secrets(context, offering.nonce, secrets, draw)
     plain = messages.write_conclusion(profile.layout, answered.nonce_b, answered.e, hashes)
-    form_a, form_b = (forms.normal(x, profile.dialect) for x in (forms.parse(offering.form), form))
+    form_a, form_b = (forms.normal(x, profile.dialect) for x in (offering.form, form))
     said = Said(answered.nonce_b, offering.nonce, answered.e, (form_a, forms.normal(plain, profile.dialect)))
     proof = sigma.prove(context, sigma_keys.ks_a, said, chosen.init_pubkey, settings.identity)
     hidden = sigma.hide(context, sigma_keys.initiator, answered.counter, proof)
-    sent = messages.write_conclusion(profile.layout, answered.nonce_b, answered.e, hashes, hidden.fields)
+    sent = messages.prove(plain, hidden.identity, hidden.mac)
     string = _string(context, parties.own, parties.peer, form_a, form_b, answered.e, hidden.mac)
     after = Concluding(
         profile.name,
@@ -139,7 +139,8 @@ def accept(
     hashes = reader.many("rshashes", HASHES[chosen.hash], HASHES[chosen.hash])
     proof = reader.proof(HASHES[chosen.hash])
     key = keys.shared_key(chosen.hash, modp.shared(modp.GROUPS[chosen.group], _integer(answering.exponent), e))
-    profile, revealed, peer_key = _try_profiles(answering, settings, form, e, key, proof)
+    forms_ab = forms.parse(answering.form_a), forms.parse(answering.form_b)
+    profile, revealed, peer_key = _try_profiles(answering, settings, forms_ab[0], form, e, key, proof)
     context = Context(profile, chosen)
     sigma.check_shield(settings, chosen.resp_pubkey, peer_key)
 
@@ -149,13 +150,13 @@ def accept(
     size = HASHES[chosen.hash]
     srshash = context.hmac(used.value, SHARED_RETAINED_SECRET) if used else draw(size)
     plain = messages.write_acceptance(profile.layout, answering.nonce_a, srshash)
-    form_a, form_b = (forms.normal(forms.parse(x), profile.dialect) for x in (answering.form_a, answering.form_b))
+    form_a, form_b = (forms.normal(said, profile.dialect) for said in forms_ab)
     d = _integer(answering.public)
     said = Said(answering.nonce_a, answering.nonce_b, d, (form_b, forms.normal(plain, profile.dialect)))
     own_proof = sigma.prove(context, sigma_keys.ks_b, said, chosen.resp_pubkey, settings.identity)
     counter_b = opening.other_counter(_integer(answering.counter))
     hidden = sigma.hide(context, sigma_keys.responder, counter_b, own_proof)
-    sent = messages.write_acceptance(profile.layout, answering.nonce_a, srshash, hidden.fields)
+    sent = messages.prove(plain, hidden.identity, hidden.mac)
     string = _string(context, parties.peer, parties.own, form_a, form_b, e, proof[1])
     opened = opening.channel_of(
         context,
@@ -187,7 +188,13 @@ def _open_commitment(reader: messages.Reader, answering: Answering) -> int:
 
 
 def _try_profiles(
-    answering: Answering, settings: Settings, form: Form, e: int, key: bytes, proof: tuple[bytes, bytes]
+    answering: Answering,
+    settings: Settings,
+    form_1: Form,
+    form_3: Form,
+    e: int,
+    key: bytes,
+    proof: tuple[bytes, bytes],
 ) -> tuple[Profile, Revealed, PublicIdentity | None]:
     """The first profile under which M_A and what is in ID_A verify. At most `MAX_TRIALS`, of a few HMACs each.
 
@@ -202,8 +209,8 @@ def _try_profiles(
         sigma_keys = keys.derive(profile, chosen.cipher, chosen.hash, key)
         if not sigma.fits(context, sigma_keys.km_a, counter, *proof):
             continue
-        form_a = forms.normal(forms.parse(answering.form_a), profile.dialect)
-        form_a2 = forms.normal(form, profile.dialect, without=messages.UNMACED)
+        form_a = forms.normal(form_1, profile.dialect)
+        form_a2 = forms.normal(form_3, profile.dialect, without=messages.UNMACED)
         said = Said(answering.nonce_b, answering.nonce_a, e, (form_a, form_a2))
         try:
             revealed = sigma.reveal(context, sigma_keys.initiator, counter, *proof)
@@ -281,7 +288,7 @@ def finish(
     key = _mixed(chosen, concluding.key, used, settings)
     sigma_keys = keys.derive(profile, chosen.cipher, chosen.hash, key)
     revealed = sigma.reveal(context, sigma_keys.responder, _integer(concluding.counter_b), *proof)
-    form_b = forms.normal(forms.parse(concluding.form_b), profile.dialect)
+    form_b = forms.normal(concluding.form_b, profile.dialect)
     form_b2 = forms.normal(form, profile.dialect, without=messages.UNMACED)
     said = Said(concluding.nonce_a, concluding.nonce_b, _integer(concluding.peer), (form_b, form_b2))
     peer_key = sigma.verify(context, sigma_keys.ks_b, said, chosen.resp_pubkey, revealed.proof, settings.known_keys)

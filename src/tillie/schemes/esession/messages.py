@@ -158,8 +158,8 @@ class Answer(NamedTuple):
     public: int
 
 
-def write_answer(asked: Asked, chosen: Parameters, answer: Answer, proof: Sequence[bytes] = ()) -> Form:
-    """Message 2, in the layout of the offer: a value for each of its fields."""
+def write_answer(asked: Asked, chosen: Parameters, answer: Answer) -> Form:
+    """Message 2, in the layout of the offer: a value for each of its fields. With three messages `prove` it."""
     gajim = asked.layout is Layout.GAJIM
     counter = GAJIM.minimal(answer.counter) if gajim else answer.counter.to_bytes(BLOCK, "big")
     values: dict[str, tuple[str, ...]] = {
@@ -188,40 +188,41 @@ def write_answer(asked: Asked, chosen: Parameters, answer: Answer, proof: Sequen
     kind = "text-single" if gajim else ""
     fields = [Field(FORM_TYPE, kind, (SSN,)), Field("accept", kind, ("true" if gajim else "1",))]
     fields += [Field(name, kind, values[name]) for name in order if name in always or name in asked.options]
-    fields += [Field(name, kind, (base64.encode(octets),)) for name, octets in zip(UNMACED, proof, strict=False)]
     return write("submit", fields)
 
 
 # -- messages 3 and 4 -----------------------------------------------------------------------------------------------
 
 
-def write_conclusion(
-    layout: Layout, nonce: bytes, e: int | None, hashes: Sequence[bytes], proof: Sequence[bytes] = ()
-) -> Form:
-    """Message 3. `e` is None, and there are no `hashes`, with three messages; `proof` is ID_A and M_A."""
+def write_conclusion(layout: Layout, nonce: bytes, e: int | None, hashes: Sequence[bytes]) -> Form:
+    """Message 3, to `prove`. `e` is None, and there are no `hashes`, with three messages."""
     gajim = layout is Layout.GAJIM
     octets: list[tuple[str, tuple[bytes, ...]]] = [("nonce", (nonce,))]
     if e is not None:
         octets.insert(1, ("dhkeys", (mpi(e),)))
         octets.insert(1 if gajim else 2, ("rshashes", tuple(hashes)))
-    return _result(layout, "1", octets, proof)
+    return _result(layout, "1", octets)
 
 
-def write_acceptance(layout: Layout, nonce: bytes, srshash: bytes, proof: Sequence[bytes] = ()) -> Form:
-    """Message 4. `proof` is ID_B and M_B."""
-    return _result(layout, "", [("nonce", (nonce,)), ("srshash", (srshash,))], proof)
+def write_acceptance(layout: Layout, nonce: bytes, srshash: bytes) -> Form:
+    """Message 4, to `prove`."""
+    return _result(layout, "", [("nonce", (nonce,)), ("srshash", (srshash,))])
 
 
-def _result(
-    layout: Layout, accept: str, octets: Iterable[tuple[str, tuple[bytes, ...]]], proof: Sequence[bytes]
-) -> Form:
+def _result(layout: Layout, accept: str, octets: Iterable[tuple[str, tuple[bytes, ...]]]) -> Form:
     kind = "text-single" if layout is Layout.GAJIM else ""
     fields = [Field(FORM_TYPE, kind, (SSN,))]
     if accept:
         fields.append(Field("accept", kind, (accept,)))
-    octets = [*octets, *((name, (value,)) for name, value in zip(UNMACED, proof, strict=False))]
     fields += [Field(name, kind, tuple(map(base64.encode, values))) for name, values in octets]
     return write("result", fields)
+
+
+def prove(form: Form, identity: bytes, mac: bytes) -> Form:
+    """A message with ID and M at its end, which cover the rest of it."""
+    kind = form.fields[0].type if form.fields[0].type == "text-single" else ""
+    end = write(form.type, (Field(n, kind, (base64.encode(v),)) for n, v in zip(UNMACED, (identity, mac), strict=True)))
+    return Form(form.type, form.fields + end.fields, form.xml.removesuffix(b"</x>") + end.xml.partition(b">")[2])
 
 
 def write_termination(layout: Layout) -> Form:

@@ -58,10 +58,6 @@ class Hidden(NamedTuple):
     mac: bytes
     counter: int
 
-    @property
-    def fields(self) -> tuple[bytes, bytes]:
-        return self.identity, self.mac
-
 
 class Revealed(NamedTuple):
     """What was in ID, and the counter after it."""

@@ -38,7 +38,7 @@ def answer(settings: Settings, accepted: Accepted) -> tuple[Answering, Form]:
     said = Said(accepted.nonce_a, accepted.nonce_b, accepted.public, (form_b,))
     proof = sigma.prove(context, sigma_keys.ks_b, said, chosen.resp_pubkey, settings.identity)
     hidden = sigma.hide(context, sigma_keys.responder, opening.other_counter(accepted.counter), proof)
-    sent = messages.write_answer(accepted.asked, chosen, accepted.answer, hidden.fields)
+    sent = messages.prove(plain, hidden.identity, hidden.mac)
     return opening.answering(settings, accepted, sent, counter_b=ctr.octets(hidden.counter), key=key), sent
 
 
@@ -59,11 +59,11 @@ def conclude(
     sigma.check_shield(settings, chosen.init_pubkey, peer_key)
 
     plain = messages.write_conclusion(context.profile.layout, answered.nonce_b, None, ())
-    form_a = forms.normal(forms.parse(offering.form), dialect)
+    form_a = forms.normal(offering.form, dialect)
     said = Said(answered.nonce_b, offering.nonce, answered.e, (form_a, forms.normal(plain, dialect)))
     own_proof = sigma.prove(context, sigma_keys.ks_a, said, chosen.init_pubkey, settings.identity)
     hidden = sigma.hide(context, sigma_keys.initiator, answered.counter, own_proof)
-    sent = messages.write_conclusion(context.profile.layout, answered.nonce_b, None, (), hidden.fields)
+    sent = messages.prove(plain, hidden.identity, hidden.mac)
     opened = opening.channel_of(
         context,
         sigma_keys.initiator,
@@ -90,7 +90,7 @@ def accept(answering: Answering, settings: Settings, form: Form, now: Time) -> E
     sigma_keys = keys.derive(context.profile, chosen.cipher, chosen.hash, answering.key)
     counter, e = (int.from_bytes(octets, "big") for octets in (answering.counter, answering.commitment))
     revealed = sigma.reveal(context, sigma_keys.initiator, counter, *proof)
-    form_a = forms.normal(forms.parse(answering.form_a), dialect)
+    form_a = forms.normal(answering.form_a, dialect)
     form_a2 = forms.normal(form, dialect, without=messages.UNMACED)
     said = Said(answering.nonce_b, answering.nonce_a, e, (form_a, form_a2))
     peer_key = sigma.verify(context, sigma_keys.ks_a, said, chosen.init_pubkey, revealed.proof, settings.known_keys)
