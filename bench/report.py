@@ -15,7 +15,7 @@ from bench.measure import Result
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 PACKAGES = (
     "tillie", "cryptography", "PyNaCl", "lxml", "protobuf", "slixmpp", "sqlcipher3", "omemo", "twomemo",
-    "doubleratchet", "x3dh", "pysequoia",
+    "doubleratchet", "x3dh", "pysequoia", "gmpy2",
 )  # fmt: skip
 SIDES = ("ours", "peer", "peer_bare", "floor")
 TENTH = "tenth"  # a column only as a ratio
@@ -28,7 +28,7 @@ def _amount(value: float | None, unit: str) -> str:
     if value is None:
         return "-"
     if unit != "us":
-        return f"{value:.0f} B"
+        return f"{value:.0f} {unit}"
     for limit, divisor, name, digits in ((1000, 1, "us", 1), (1e6, 1e3, "ms", 2)):
         if value < limit:
             return f"{value / divisor:.{digits}f} {name}"
@@ -113,7 +113,7 @@ def versions() -> dict[str, str | None]:
 
 
 def _figure(result: Result) -> dict[str, object]:
-    suffix = "us" if result.figure.unit == "us" else "bytes"
+    suffix = {"B": "bytes"}.get(result.figure.unit, result.figure.unit)
     entry: dict[str, object] = {f"{side}_{suffix}": _rounded(result.medians.get(side)) for side in SIDES}
     entry["peer_ratio"] = _rounded(result.peer_ratio)
     entry["peer_bare_ratio"] = _rounded(result.peer_bare_ratio)
