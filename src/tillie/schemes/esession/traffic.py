@@ -140,7 +140,7 @@ def came(
         return Came(Kind.EMPTY, record, effects=effects)
     plaintext = got.plaintext or b""  # an IQ's result, or a presence, says something by being there
     try:
-        form = form_in(plaintext)
+        form = form_in(text.decode(plaintext).content)
         if form is not None:
             done = _inside(s, settings, record, form, now)
             return done._replace(effects=effects + done.effects)
@@ -161,12 +161,11 @@ def broken(s: State, record: Record, why: str, now: Time, *, tell: bool = True) 
     return Came(Kind.TAMPERED, record, error=why, effects=(*told, changed, notice))
 
 
-def form_in(plaintext: bytes) -> Form | None:
-    """The form of a negotiation that a stanza hid; None if it is for the program. Raises `SessionBroken` for what is
-    not XML, and `Malformed`."""
-    if b"urn:xmpp:ssn" not in plaintext:
+def form_in(hidden: Content) -> Form | None:
+    """The form of a negotiation that a stanza hid; None if it is for the program. Raises `Malformed`."""
+    if b"urn:xmpp:ssn" not in hidden.xml:
         return None
-    children = policy.parse_own(text.decode(plaintext).content)
+    children = policy.parse_own(hidden)
     if len(children) != 1 or children[0].tag != f"{{{wire.FEATURE}}}feature":
         return None
     form = wire.parse_feature(xml.serialise(children[0]))
