@@ -34,6 +34,7 @@ from tillie.model import (
 from tillie.networks import Options
 from tillie.pipeline import Delivery
 from tillie.schemes.openpgp import backup as key_backup
+from tillie.sessions import Answer, Sessions
 from tillie.wire import stanza, xml
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ class Connection(Protocol):
     @property
     def service(self) -> Service: ...
 
+    @property
+    def sessions(self) -> Sessions: ...
+
     async def caught_up(self, seconds: float) -> bool: ...
 
     async def close(self) -> None: ...
@@ -102,7 +106,10 @@ def options_of(
 ) -> Options:
     """An account's settings, as every network takes them."""
     settings = account.settings
-    return Options(listening, account.policy, decide, notice, settings.label, settings.history)
+    return Options(
+        listening, account.policy, decide, notice, settings.label, settings.history,
+        answer=Answer(settings.sessions.answer), sessions=account.session_settings(),
+    )  # fmt: skip
 
 
 def server_address(text: str, *, direct_tls: bool = False) -> str:
@@ -135,6 +142,11 @@ class Client:
             self._nodes = Nodes(self.engine, self._connection.service)
         return self._nodes
 
+    @property
+    def sessions(self) -> Sessions:
+        """Encrypted sessions of the account: those of this connection, and a look at those of others."""
+        return self._connection.sessions
+
     async def settle(self, wait: float = CATCH_UP_SECONDS) -> int:
         """Take in what came while we were away, secrets of nodes among it, and believe of them what may be believed
         (see `nodes.Nodes.settle`). For a connection that listens."""
@@ -142,7 +154,8 @@ class Client:
         return await self.nodes.settle()
 
     async def close(self) -> None:
-        """Leave the network. The store stays open: it belongs to whoever opened it."""
+        """Leave the network; sessions of this connection are ended first. The store stays open: it belongs to whoever
+        opened it."""
         if self._nodes is not None:
             await self._nodes.close()
         await self._connection.close()
@@ -158,13 +171,18 @@ class Client:
 
     async def send(self, to: Address, text: str, *, scheme: str = "", wait: float = SEND_SECONDS) -> Sent:
         """Seal a text for everybody it is for and send it. It is never lost once this returns; `arrived` tells whether
-        the server had it within `wait` seconds. `scheme` is "omemo" or "openpgp", "" the usual one. Raises NotTrusted,
-        NoRecipients, OptedOut, ...
+        the server had it within `wait` seconds. `scheme` is "omemo", "openpgp" or "esession", "" the usual one. Raises
+        NotTrusted, NoRecipients, OptedOut, ...
+
+        "esession": in the open session with them, of this or another program of the account; else one is started, which
+        raises `NegotiationFailed`, and ends when this connection does.
 
         The device lists are asked for first: somebody who does not share presence with us, or whose change came while
         we were away, may have a device that we have not heard of.
         """
         chosen = self.engine.scheme_named(scheme)
+        if chosen.name == self.sessions.scheme.name:
+            return await self._send_in_session(to, text, wait)
         failed = await self._refresh(to, self.account.address, node=self._list_node(chosen.name))
         message_id = random_bytes(12).hex()
         try:
@@ -173,6 +191,12 @@ class Client:
             if failed.get(to):
                 raise NoRecipients(f"{error.detail} The answer of {to.domain} was: {failed[to]}.") from None
             raise
+        return Sent(message_id, sealed, await self._until_sent(message_id, wait))
+
+    async def _send_in_session(self, to: Address, text: str, wait: float) -> Sent:
+        session = await self.sessions.with_peer(to) or await self.sessions.start(to)
+        message_id = random_bytes(12).hex()
+        sealed = await self.sessions.send(session.peer, text_content(text), message_id=message_id)
         return Sent(message_id, sealed, await self._until_sent(message_id, wait))
 
     async def _until_sent(self, message_id: str, wait: float) -> bool:

@@ -7,13 +7,13 @@ does with it waits in the outbox for that connection, which looks there while a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
 from functools import partial
 
 from tillie.engine import Engine
-from tillie.errors import NegotiationFailed, SessionBroken, SessionEnded, TillieError
+from tillie.errors import NegotiationFailed, SessionBroken, SessionEnded, StoreError, TillieError
 from tillie.model import Address, Changed, Content, Done, Notice, Sealed, State
 from tillie.schemes.esession.scheme import ESession
 from tillie.schemes.esession.sessions import ACTIVE, ASKED, BROKEN, FAILED, OPEN, PENDING, Session
@@ -68,14 +68,19 @@ async def peer_left(engine: Engine, peer: Address) -> None:
 
 
 class Sessions:
-    """One account's sessions. `keep` looks after those of this connection; `close` ends them."""
+    """One account's sessions. `keep` looks after those of this connection, `end_all` ends them. `reach` finds the
+    client of somebody that a session can be with; without it the server decides who gets an offer."""
 
-    def __init__(self, engine: Engine, scheme: ESession) -> None:
+    def __init__(
+        self, engine: Engine, scheme: ESession, *, reach: Callable[[Address], Awaitable[Address]] | None = None
+    ) -> None:
         self.engine = engine
         self.scheme = scheme
+        self.reach = reach
         self._waiters: list[Callable[[str], None]] = []
         self._unfollow = engine.follow(self._changed)
         self._keeper: asyncio.Task[None] | None = None
+        self._seen: dict[str, Session] = {}
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -106,8 +111,17 @@ class Sessions:
     # -- beginning ----------------------------------------------------------------------------------------------------
 
     async def start(self, to: Address, *, wait: float = START_SECONDS) -> Session:
-        """Agree on a session with a full JID, or with whichever client answers for a bare one. Its string is there to
-        be compared. Raises `NegotiationFailed` with the reason, or because nobody answered in `wait` seconds."""
+        """Agree on a session with a full JID, or with a client of a bare one that can: its string is there to be
+        compared. The one that this connection has already, if there is one.
+
+        Raises `NegotiationFailed` with the reason, or because nobody answered in `wait` seconds: a person may have to
+        be asked.
+        """
+        found = await self.with_peer(to)
+        if found is not None and found.own == self.engine.own:
+            return found
+        if not to.resource and self.reach is not None:
+            to = await self.reach(to)
         thread = await self.engine.drive(lambda s: self.scheme.start(s, to, self.engine.now()))
         return await self.agreed(thread, wait)
 
@@ -170,7 +184,10 @@ class Sessions:
     async def end_all(self, *, wait: float = END_SECONDS) -> None:
         """End the sessions of this connection: XEP-0200 section 9, "before going offline". Never raises: whatever can't
         be ended in order is given up."""
-        mine = [session for session in await self.all() if session.own == self.engine.own and not session.over]
+        try:
+            mine = [session for session in await self.all() if session.own == self.engine.own and not session.over]
+        except StoreError:
+            return  # they can be neither read nor used any more
         await asyncio.gather(*(self._end(session, wait) for session in mine))
 
     async def _end(self, session: Session, wait: float) -> None:
@@ -180,7 +197,7 @@ class Sessions:
                 return
         except TillieError:
             pass  # it ended meanwhile
-        with suppress(SessionEnded):
+        with suppress(SessionEnded, StoreError):
             await self.engine.drive(lambda s: self.scheme.abandon(s, session.thread, "given up", self.engine.now()))
 
     # -- following ----------------------------------------------------------------------------------------------------
@@ -251,7 +268,16 @@ class Sessions:
                 await self.engine.drive(partial(self._beat, own=own))
             elif not isinstance(self.engine.store, MemoryStore):
                 await self.engine.flush_bound()
+                await self._look_around()
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look_around(self) -> None:
+        """What another process of the account did to sessions is told as if we had done it."""
+        seen = {session.thread: session for session in await self.all()}
+        for thread, session in seen.items():
+            if self._seen.get(thread, session) != session:
+                self._changed(Changed(self.scheme.name, thread))
+        self._seen = seen
 
     def _beat(self, s: State, *, own: Address) -> Done[None]:
         return self.scheme.beat(s, own, self.engine.now())

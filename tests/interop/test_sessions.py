@@ -26,7 +26,7 @@ from tillie.schemes.esession.sessions import Session
 __all__ = ["prosody"]
 
 SESSIONS = ("xep_0116",)
-CONTENT, CUSTOM = "http://www.xmpp.org/extensions/xep-0200.html#ns", "urn:example:capulet"
+CONTENT, CUSTOM = "http://www.xmpp.org/extensions/xep-0200.html#ns", "urn:example:verona"
 
 
 class Player(Bot):
@@ -139,7 +139,7 @@ def test_iqs_of_plugins_that_know_nothing_of_sessions(prosody: PrivateProsody) -
             iqs = [seen for seen in out if seen.startswith("<iq") and "@" in seen.partition(">")[0]]
             assert len(iqs) == 8
             assert all(CONTENT in seen for seen in iqs)
-            assert not any(word in seen for seen in iqs for word in ("version", "disco", "ping", "capulet"))
+            assert not any(word in seen for seen in iqs for word in ("version", "disco", "ping", "verona"))
 
     asyncio.run(scenario())
 

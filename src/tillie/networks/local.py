@@ -14,11 +14,12 @@ from typing import NamedTuple
 from tillie import sessions
 from tillie.crypto.random import random_bytes
 from tillie.engine import Engine
-from tillie.errors import Malformed, StoreError, Unreachable
+from tillie.errors import Malformed, StoreError, Unreachable, UsageError
 from tillie.model import Address, Arrived, Done, Fetch, Fetched, Key, Notice, Publication, Send, Stanza, State, Time
 from tillie.networks import USUAL, Options
 from tillie.networks.local_service import LocalPubsub, LocalService
 from tillie.schemes.esession.scheme import ESession
+from tillie.sessions import Answer, Sessions
 from tillie.store import Store
 from tillie.wire import xml
 
@@ -70,6 +71,7 @@ class LocalServer:
             clock=self.clock,
             history=options.history,
         )
+        connection.use_sessions(options.answer)
         await connection.open(listening=options.listening)
         return connection
 
@@ -143,6 +145,7 @@ class LocalConnection:
         self.listening = False
         self._server = server
         self._arrivals: asyncio.Queue[_Arrival | Fetched | Gone | asyncio.Future[None]] = asyncio.Queue()
+        self._sessions: Sessions | None = None
         self._worker: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -152,10 +155,26 @@ class LocalConnection:
         schemes = self.engine.schemes.values()
         return frozenset().union(*(scheme.watched for scheme in schemes)) if self.listening else frozenset()
 
+    def use_sessions(self, answer: Answer) -> None:
+        """Here everybody is everybody's contact."""
+        scheme = sessions.of_engine(self.engine)
+        if scheme is not None:
+            scheme.answers = lambda _: answer in (Answer.CONTACTS, Answer.EVERYONE)
+            scheme.asks = lambda _: answer is not Answer.NOBODY
+            self._sessions = Sessions(self.engine, scheme)
+
+    @property
+    def sessions(self) -> Sessions:
+        if self._sessions is None:
+            raise UsageError("This account does not use encrypted sessions.")
+        return self._sessions
+
     async def open(self, *, listening: bool = True) -> None:
         """Log in: our device, and then, if `listening`, what the archive holds since we were here last."""
         self._server._online.append(self)
         await sessions.begin(self.engine, self.address)
+        if self._sessions is not None:
+            self._sessions.keep()
         is_new = await self.engine.drive(lambda s: Done(s.get(_POSITION) is None))
         if is_new:
             await self._keep(len(self._server.archive))  # what is there already was not sealed for this device
@@ -174,6 +193,11 @@ class LocalConnection:
 
     async def close(self) -> None:
         """Log out. The store stays open."""
+        if self._sessions is not None:
+            if self in self._server._online:
+                await self._sessions.end_all()
+            self._sessions.stop()
+            self._sessions = None
         self._server.leave(self)
         self.listening = False
         sessions.bind(self.engine, None)

@@ -23,6 +23,7 @@ from tillie.networks.xmpp.service import XmppService
 from tillie.networks.xmpp.stream import StreamViolation
 from tillie.pubsub import signing, statements, targeted
 from tillie.schemes.omemo.version import OMEMO2
+from tillie.sessions import Sessions
 from tillie.store import Store
 
 TIMEOUT = 30.0  # seconds for a login, DNS and TLS included
@@ -101,6 +102,11 @@ class Connection:
     @property
     def service(self) -> XmppService:
         return self.core.service
+
+    @property
+    def sessions(self) -> Sessions:
+        sessions: Sessions = self._client.plugin["xep_0116"].sessions
+        return sessions
 
     async def caught_up(self, seconds: float) -> bool:
         """Whether, within so many seconds, all is processed that came before we logged in; only if we listen."""

@@ -53,6 +53,7 @@ class XEP_0116(BasePlugin):
         self.stanzas: xep_0200.XEP_0200 = bring(self, "xep_0200")
         self.sessions: Sessions = self.stanzas.sessions
         self.scheme = self.stanzas.scheme
+        self.sessions.reach = self.resource_of
         self.scheme.answers, self.scheme.asks = self._answers, self._asks
         self.stanzas.door.negotiates, self.stanzas.door.is_offer = True, is_offer
         self._contacts: frozenset[str] = frozenset()
@@ -82,11 +83,7 @@ class XEP_0116(BasePlugin):
 
         Raises `NegotiationFailed`. Who has to ask a person may take long: give a longer `wait`.
         """
-        to = address.parse(str(jid))
-        found = await self.sessions.with_peer(to)
-        if found is not None and found.own == self.core.engine.own:
-            return found
-        session = await self.sessions.start(to if to.resource else await self.resource_of(to), wait=wait)
+        session = await self.sessions.start(address.parse(str(jid)), wait=wait)
         await self.stanzas.door.refresh()
         return session
 
