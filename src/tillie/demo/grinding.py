@@ -137,8 +137,7 @@ def _search(legs: Legs, wanted: str) -> Found:
     answered = opening.check_answer(legs.offering, legs.form_b)
     context = Context(PROFILES[legs.offering.profile], answered.chosen)
     sigma_keys = keys.derive(context.profile, answered.chosen.cipher, answered.chosen.hash, concluding.key)
-    offered = forms.parse(legs.offering.form)
-    form_a, form_b = (forms.normal(form, context.profile.dialect) for form in (offered, legs.form_b))
+    form_a, form_b = (forms.normal(form, context.profile.dialect) for form in (legs.offering.form, legs.form_b))
     fillers = [random_bytes(_FILLER_BYTES) for _ in range(_FILLERS)]
     plain = messages.write_conclusion(context.profile.layout, answered.nonce_b, answered.e, fillers)
     before, after = forms.normal(plain, context.profile.dialect).split(base64.encode(fillers[-1]).encode())
@@ -149,8 +148,6 @@ def _search(legs: Legs, wanted: str) -> Found:
         proof = sigma.prove(context, sigma_keys.ks_a, said, answered.chosen.init_pubkey, None)
         hidden = sigma.hide(context, sigma_keys.initiator, answered.counter, proof)
         if strings.sas28x5(hidden.mac, form_b, answered.chosen.hash).text.endswith(wanted):
-            fields = messages.write_conclusion(
-                context.profile.layout, answered.nonce_b, answered.e, fillers, hidden.fields
-            )
-            return Found(fields, concluding, tries)
+            plain = messages.write_conclusion(context.profile.layout, answered.nonce_b, answered.e, fillers)
+            return Found(messages.prove(plain, hidden.identity, hidden.mac), concluding, tries)
     raise AssertionError("unreachable")

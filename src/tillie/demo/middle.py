@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import slixmpp
 
+from tillie.client import Client
 from tillie.crypto.random import random_bytes
 from tillie.demo.places import ALICE, BOB, InProcess, OnProsody, Place
 from tillie.demo.prosody import PrivateProsody
@@ -25,6 +26,8 @@ from tillie.wire import address, xml
 
 CONNECT_SECONDS = 10.0
 COMPONENT = "middle.example"
+_LOOK_SECONDS = 0.02
+_DISCO = "http://jabber.org/protocol/disco#info"
 _FORWARDED = "{urn:xmpp:forward:0}forwarded"
 
 Doing = Callable[[bytes], Iterable[bytes]]
@@ -59,6 +62,10 @@ class WatchedPlace(Place, Protocol):
     """A place with somebody in the middle of all that these people send each other."""
 
     middle: Middle
+
+    async def ask(self, asker: Client, asked: Client) -> list[str]:
+        """A question of one client to another, as an IQ, and what came back: the features that it has (XEP-0030)."""
+        ...
 
 
 class MiddleOnProsody(OnProsody):
@@ -98,6 +105,12 @@ class MiddleOnProsody(OnProsody):
             component.abort()
         await super().close()
 
+    async def ask(self, asker: Client, asked: Client) -> list[str]:
+        # slixmpp asks and answers as ever; that it happens in a session is Tillie's doing.
+        connection: Any = asker._connection
+        info = await connection.core.xmpp.plugin["xep_0030"].get_info(jid=asked.engine.own, cached=False)
+        return sorted(info["disco_info"]["features"])
+
     def seen(self) -> Iterator[tuple[str, bytes]]:
         yield from super().seen()
         yield from _notes(self.middle)
@@ -126,9 +139,29 @@ class MiddleInProcess(InProcess):
         self.middle = Middle()
         self._server = _Between(self.middle, people)
 
+    async def ask(self, asker: Client, asked: Client) -> list[str]:
+        # Nobody answers by herself here: this says what slixmpp would.
+        iq = "<iq xmlns='jabber:client' type='%s' id='disco' to='%s'><query xmlns='%s'>%s</query></iq>"
+        await asker.sessions.seal((iq % ("get", asked.engine.own, _DISCO, "")).encode())
+        await _next_iq(asked)
+        feature = f"<feature var='{_DISCO}'/>"
+        await asked.sessions.seal((iq % ("result", asker.engine.own, _DISCO, feature)).encode())
+        (query,) = xml.parse_fragment(await _next_iq(asker))
+        return [each.get("var", "") for each in query]
+
     def seen(self) -> Iterator[tuple[str, bytes]]:
         yield from super().seen()
         yield from _notes(self.middle)
+
+
+async def _next_iq(client: Client) -> bytes:
+    async with asyncio.timeout(CONNECT_SECONDS):
+        while True:
+            for row, delivery in await client.engine.inbox():
+                if delivery.stanza == "iq" and delivery.content:
+                    await client.engine.acknowledge(row)
+                    return delivery.content.encode()
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
 class _Between(LocalServer):

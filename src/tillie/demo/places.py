@@ -34,7 +34,9 @@ class Place(Protocol):
 
     async def close(self) -> None: ...
 
-    async def connect(self, account: Account) -> Client: ...
+    async def connect(self, account: Account, options: Options | None = None) -> Client:
+        """Log in; without `options` as the account's settings say."""
+        ...
 
     def seen(self) -> Iterator[tuple[str, bytes]]:
         """All that the server holds: data, archives, logs."""
@@ -76,9 +78,9 @@ class OnProsody:
     async def close(self) -> None:
         await self._server.__aexit__(None, None, None)
 
-    async def connect(self, account: Account) -> Client:
+    async def connect(self, account: Account, options: Options | None = None) -> Client:
         login = Login(account.address, _PASSWORD, f"127.0.0.1:{self._server.port}", False, str(self._server.ca_file))
-        connection = await xmpp_connect(login, account.store, Options(history=account.settings.history))
+        connection = await xmpp_connect(login, account.store, options or _usual(account))
         return Client(account, connection)
 
     def seen(self) -> Iterator[tuple[str, bytes]]:
@@ -115,10 +117,8 @@ class InProcess:
     async def close(self) -> None:
         pass
 
-    async def connect(self, account: Account) -> Client:
-        connection = await self._server.connect(
-            account.address, account.store, Options(history=account.settings.history)
-        )
+    async def connect(self, account: Account, options: Options | None = None) -> Client:
+        connection = await self._server.connect(account.address, account.store, options or _usual(account))
         return Client(account, connection)
 
     def seen(self) -> Iterator[tuple[str, bytes]]:
@@ -145,6 +145,10 @@ class InProcess:
             for id, item in made.items.items()
             if payload in item.payload
         ]
+
+
+def _usual(account: Account) -> Options:
+    return Options(history=account.settings.history)
 
 
 def _lines_around(data: bytes, payload: bytes) -> str:

@@ -76,21 +76,29 @@ class Stage:
     ) -> None:
         """One message or item at its three places: what was said, what the server got and keeps, what was read.
 
-        `kept` are the places in the server's data with their lines, `read` who read it and what.
+        `kept` are the places in the server's data with their lines, none if it keeps nothing; `read` who read it and
+        what.
         """
         if self._json:
             return
-        places = ", ".join(name for name, _ in kept)
-        saw = [*shorten(stanza), "", f"and keeps in {keeper} ({places}):", *shorten(kept[0][1].encode())]
+        saw = shorten(stanza)
+        if kept:
+            places = ", ".join(name for name, _ in kept)
+            saw += ["", f"and keeps in {keeper} ({places}):", *shorten(kept[0][1].encode())]
         columns = [(f"{author} {verb}", [text]), ("the server saw", saw)]
-        columns += [(f"{reader} read", [got]) for reader, got in read]
+        self.columns([*columns, *((f"{reader} read", [got]) for reader, got in read)])
+
+    def columns(self, columns: list[tuple[str, list[str]]]) -> None:
+        """What several people see at one time: a title and lines for each."""
+        if self._json:
+            return
         if self._rich:
             self._side_by_side(columns)
-        else:
-            for title, lines in columns:
-                self._print(f"  {title}:")
-                for line in lines:
-                    self._print(f"    {line}".rstrip())
+            return
+        for title, lines in columns:
+            self._print(f"  {title}:")
+            for line in lines:
+                self._print(f"    {line}".rstrip())
 
     def searched(self, what: str, places: int, size: int, found: list[str]) -> None:
         self.saw_plaintext = bool(found)
