@@ -160,7 +160,6 @@ def _choose_string(asked: Asked, settings: Settings, impossible: list[str]) -> s
 
 def _choose_keys(asked: Asked, settings: Settings, impossible: list[str]) -> tuple[str, str, str]:
     """How each side is identified, and the signature algorithm, of which there is one for both sides."""
-    impossible.extend(name for name in _PUBKEYS if not asked.options.get(name))
     theirs = next((way for way in settings.peer_key if way in asked.options.get("init_pubkey", ())), "")
     own_ways = settings.own_key
     signs = asked.options.get("sign_algs", ())
@@ -174,7 +173,7 @@ def _choose_keys(asked: Asked, settings: Settings, impossible: list[str]) -> tup
     if theirs == ours == "none":
         return theirs, ours, signs[0] if signs else ""  # of no consequence
     sign = own if ours != "none" else next((name for name in signs if name in ALGORITHMS), "")
-    if not sign:
+    if not sign and theirs and ours:
         impossible.append("sign_algs")
     return theirs, ours, sign
 
