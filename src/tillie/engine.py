@@ -111,13 +111,16 @@ class Engine:
         self._decide = decide
         self.own: Address | None = None  # our full JID, set by the network as long as we are online
         self._notice = notice
+        self.tap: Callable[[Send | Arrived], None] = lambda _: None  # sealed stanzas in the order of the wire
         self._followers: list[Callable[[Changed], None]] = []
         self._clock = clock
         # The store runs on a thread of its own, so that a commit never holds up the event loop.
         self._thread = None if isinstance(store, MemoryStore) else ThreadPoolExecutor(1, thread_name_prefix="store")
         self._fetches: dict[Fetch, asyncio.Task[Fetched]] = {}
         self._slots = asyncio.Semaphore(MAX_PARALLEL)
-        self._on_the_wire: dict[str, int] = {}  # stanza id -> outbox row, until the server is known to have it
+        # Stanza id -> outbox row, None once the server is known to have it; and those that have left the outbox then.
+        self._on_the_wire: dict[str, int | None] = {}
+        self._gone: set[str] = set()
         self._sending = asyncio.Lock()
         self._publishing = False
         self._look_again = False
@@ -292,6 +295,7 @@ class Engine:
 
     async def receive_now(self, got: Arrived) -> Received | None:
         """As `receive`; None if something must be fetched first, and nothing has happened."""
+        self.tap(got)
         scheme = self.scheme_named(got.scheme)
         try:
             out = await self._run(self._opening(scheme, got))
@@ -372,6 +376,10 @@ class Engine:
 
     async def _flush_sends(self, *, bound: bool = False) -> bool:
         async with self._sending:
+            # Not sooner: a flush that looked at the outbox before they left it must not send them a second time. A
+            # stanza of a session that comes twice ends it.
+            while self._gone:
+                self._on_the_wire.pop(self._gone.pop(), None)
             for item in await self.outbox():
                 if not isinstance(item.effect, Send) or (bound and not item.effect.sender):
                     continue
@@ -407,6 +415,7 @@ class Engine:
         if item.id in self._on_the_wire:
             return
         self._on_the_wire[item.id] = row
+        self.tap(item)
         try:
             await self.network.send(item)
         except NetworkError:
@@ -428,13 +437,16 @@ class Engine:
 
     async def acknowledged(self, *ids: str) -> None:
         """The server has the stanzas with these ids: they need not be sent again."""
-        rows = [self._on_the_wire.pop(id) for id in ids if id in self._on_the_wire]
+        rows = {id: row for id in ids if (row := self._on_the_wire.get(id)) is not None}
         if rows:
-            await self._on_store(lambda: self.store.sent(*rows))
+            self._on_the_wire.update(dict.fromkeys(rows))
+            await self._on_store(lambda: self.store.sent(*rows.values()))
+            self._gone.update(rows)
 
     def disconnected(self) -> None:
         """The connection is gone: what was not acknowledged goes out again, the same bytes, at the next flush."""
         self._on_the_wire.clear()
+        self._gone.clear()
         self._tried.clear()
 
     def follow(self, callback: Callable[[Changed], None]) -> Callable[[], None]:

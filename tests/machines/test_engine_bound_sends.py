@@ -102,3 +102,33 @@ def test_whoever_follows_hears_of_a_change_after_its_commit(store: Store) -> Non
         await engine.close()
 
     asyncio.run(scene())
+
+
+def test_what_is_acknowledged_while_the_outbox_is_looked_at_is_not_sent_twice(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repeated stanza would end its session."""
+    wire = Wire()
+    engine = Engine(store, wire, clock=lambda: NOW)
+    first, second = Send(b"<message id='1'/>", "1", DESK, NOW + 60), Send(b"<message id='2'/>", "2", DESK, NOW + 60)
+    look = engine.outbox
+
+    async def look_and_be_told() -> object:
+        rows = await look()
+        await engine.acknowledged("1")
+        await engine.acknowledged("1")
+        return rows
+
+    async def scene() -> None:
+        engine.own = DESK
+        await engine.drive(put(first))  # type: ignore[arg-type]
+        monkeypatch.setattr(engine, "outbox", look_and_be_told)
+        await engine.drive(put(second))  # type: ignore[arg-type]
+        monkeypatch.setattr(engine, "outbox", look)
+        assert wire.sent == [first, second]
+        assert [row.effect for row in await look()] == [second]
+        await engine.drive(put(first))  # type: ignore[arg-type]
+        assert wire.sent == [first, second, first]  # somebody has put it there anew
+        await engine.close()
+
+    asyncio.run(scene())
