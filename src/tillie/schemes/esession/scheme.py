@@ -405,11 +405,13 @@ class ESession:
         return traffic.report_keys(s, record, now)
 
     def _too_late(self, s: State, record: Record, now: Time) -> tuple[Effect, ...]:
-        if record.state == ENDING:
-            return (sessions.finish(s, record, ENDED, "ended, but the other side did not acknowledge it", now),)
         told: tuple[Effect, ...] = ()
-        if record.state in (sessions.ANSWERED, sessions.CONCLUDED):
+        if record.state in (sessions.ANSWERED, sessions.CONCLUDED, ENDING):
+            # It may not have heard of the end, and believe that the session goes on.
             told = negotiating.tell(record, "not-acceptable", (), b"", now)
+        if record.state == ENDING:
+            over = sessions.finish(s, record, ENDED, "ended, but the other side did not acknowledge it", now)
+            return (*told, over)
         return (*told, *negotiating.give_up(s, record, "there was no answer in time", now))
 
     def reset(self, s: State, address: Address, device_id: int | None, now: Time) -> Done[int]:

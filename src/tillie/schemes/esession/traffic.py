@@ -52,8 +52,7 @@ class Came(NamedTuple):
 
 def seal(s: State, record: Record, plaintext: bytes | None, now: Time, *, rekey: bool = False) -> tuple[Record, bytes]:
     """The <c/> that hides `plaintext`; the session is kept as it is after it. Raises `SessionEnded`, `UsageError`."""
-    if record.state != ACTIVE:
-        raise SessionEnded(f"The session with {record.peer} is {record.state}.")
+    _require_active(record)
     if record.target:
         raise UsageError("The session is moving to another resource; nothing is sent until the other side follows.")
     before = channels.decode(record.channel)
@@ -69,6 +68,11 @@ def seal(s: State, record: Record, plaintext: bytes | None, now: Time, *, rekey:
     return record, element
 
 
+def _require_active(record: Record) -> None:
+    if record.state != ACTIVE:
+        raise SessionEnded(f"The session with {record.peer} is {record.state}.")
+
+
 def say(s: State, record: Record, form: Form, now: Time) -> Send:
     """A form inside the session."""
     record, element = seal(s, record, _hidden(form), now)
@@ -82,6 +86,7 @@ def carry(record: Record, element: bytes, now: Time) -> Send:
 
 def rekey(s: State, record: Record, now: Time) -> Effects:
     """A new key, in an empty stanza. Raises `UsageError` if the profile or the agreed frequency forbid it now."""
+    _require_active(record)
     if not channels.decode(record.channel).may_rekey:
         raise UsageError("The session can't be re-keyed now.", hint="The two sides agreed on how often it may be.")
     record, element = seal(s, record, None, now, rekey=True)
