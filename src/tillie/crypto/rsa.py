@@ -67,8 +67,8 @@ def verify(public: PublicNumbers, data: bytes, signature: bytes) -> None:
 def _public(public: PublicNumbers) -> rsa.RSAPublicKey:
     if not LEAST_BITS <= public.modulus.bit_length() <= MOST_BITS:
         raise BadKey(f"an RSA key has {public.modulus.bit_length()} bits")
-    if not public.exponent < MOST_EXPONENT:
-        raise BadKey("the exponent of an RSA key is too large")
+    if not 3 <= public.exponent < MOST_EXPONENT or not public.exponent & public.modulus & 1:
+        raise BadKey("that is no RSA key")
     try:
         return rsa.RSAPublicNumbers(public.exponent, public.modulus).public_key()
     except ValueError:
