@@ -82,6 +82,7 @@ class SessionSettings(msgspec.Struct, frozen=True):
             profile=PROFILES[self.profile],
             groups=self.groups,
             strings=(TILLIE, SAS28X5) if self.legacy else (TILLIE,),
+            rekey_frequency=1,  # whenever a person wants it
             identity=key,
             own_key=given,
             peer_key=("key", "none"),
@@ -233,6 +234,10 @@ class Account:
         if it is given. The newest last."""
         found = self._run(self.esession.sessions)
         return [each for each in found if address is None or each.peer.bare == address]
+
+    def session(self, thread: str) -> Session | None:
+        """One session, open or over."""
+        return self._run(lambda s: self.esession.session(s, thread))
 
     def failed_sessions(self, address: Address) -> int:
         """How many attempts with somebody failed today in a way that may have been a guess at the short string."""

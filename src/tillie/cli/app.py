@@ -12,7 +12,21 @@ from typing import Any
 import typer
 import typer.main
 
-from tillie.cli import account, backup, demo, devices, exits, keys, messages, objects, pubsub, show, trust, verify
+from tillie.cli import (
+    account,
+    backup,
+    demo,
+    devices,
+    exits,
+    keys,
+    messages,
+    objects,
+    pubsub,
+    session,
+    show,
+    trust,
+    verify,
+)
 from tillie.errors import TillieError
 
 EPILOG = """
@@ -44,6 +58,7 @@ def _tillie(version: bool = typer.Option(False, "--version", "-V", help="Print t
 account.register(app)
 messages.register(app)
 devices.register(app)
+session.register(app)
 verify.register(app)
 trust.register(app)
 keys.register(app)

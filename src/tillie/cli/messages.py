@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tillie.cli import exits, show
-from tillie.cli.options import AccountOption, Contact, JsonOption, PassphraseFile, SchemeName, contact
+from tillie.cli.options import (
+    AccountOption,
+    AnswerName,
+    Contact,
+    JsonOption,
+    PassphraseFile,
+    SchemeName,
+    TranscriptOption,
+    contact,
+)
 from tillie.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +27,12 @@ if TYPE_CHECKING:
     from tillie.history import Entry
     from tillie.model import Address, Device, DeviceReport
     from tillie.pipeline import Delivery
+    from tillie.schemes.esession import Session
 
+AnswerOption = Annotated[
+    AnswerName | None,
+    typer.Option(help="Who gets an answer to an offer of an encrypted session; else as in the settings."),
+]
 MAX_TEXT_BYTES = 120_000  # what fits a sealed stanza; checked before anything is asked of the network
 
 
@@ -43,19 +57,25 @@ def send(
 ) -> None:
     """Seal a message and send it. For every trusted device of somebody, and your own others.
 
+    --scheme esession sends it in an encrypted session with one client of theirs: in the one that is open, also in
+    another terminal, else in a new one.
+
     Examples: tillie send bob@example.net "Tea at four?" · fortune | tillie send bob@example.net -
     """
     to = contact(address)
     said = _text_to_send(text)
     from tillie.cli import online, unlock
 
-    async def work(client: Client, _: Lines) -> Sent:
-        return await client.send(to, said, scheme=scheme.value)
+    async def work(client: Client, _: Lines) -> tuple[Sent, Session | None]:
+        sent = await client.send(to, said, scheme=scheme.value)
+        return sent, await client.sessions.get(sent.sealed.way.thread) if sent.sealed.way else None
 
     with unlock.account(account, passphrase_file) as ours:
-        sent = online.run(ours, unlock.password(ours), work, ask=text not in (None, "-"))
+        sent, session = online.run(ours, unlock.password(ours), work, ask=text not in (None, "-"))
     if json:
-        show.as_json(_sent_as_json(to, sent))
+        show.as_json(_sent_as_json(to, sent, session))
+    elif session is not None:
+        _show_sent_in(session, sent)
     else:
         _show_sent(to, sent, report=report)
     if not sent.arrived:
@@ -88,6 +108,17 @@ def _show_sent(to: Address, sent: Sent, *, report: bool) -> None:
     show_report(sent.sealed.report, in_full=report)
 
 
+def _show_sent_in(session: Session, sent: Sent) -> None:
+    from tillie.cli import session_views
+
+    what = "Sent" if sent.arrived else "Queued, not sent yet"
+    show.note(f"{what}: in an encrypted session with {session_views.who(session)}, {session_views.trust_of(session)}.")
+    if session.over:
+        show.note("The session was opened for it, and is over.")
+    elif session.verifiable and session.trust.value != "verified":
+        show.note(f"Its string is {session.string}; to compare it: tillie verify {session.peer.bare}")
+
+
 def show_report(report: tuple[DeviceReport, ...], *, in_full: bool) -> None:
     """What became of each device: a table if it is wanted, else a word on who was left out."""
     from tillie.pipeline import WAITING
@@ -115,9 +146,17 @@ def _why(text: str) -> str:
     return printable(text)
 
 
-def _sent_as_json(to: Address, sent: Sent) -> dict[str, Any]:
-    devices = [report_as_json(each) for each in sent.sealed.report]
-    return {"to": to, "id": sent.id, "scheme": sent.sealed.scheme, "sent": sent.arrived, "devices": devices}
+def _sent_as_json(to: Address, sent: Sent, session: Session | None) -> dict[str, Any]:
+    from tillie.cli import session_views
+
+    return {
+        "to": to,
+        "id": sent.id,
+        "scheme": sent.sealed.scheme,
+        "sent": sent.arrived,
+        "devices": [report_as_json(each) for each in sent.sealed.report],
+        "session": session_views.as_json(session) if session is not None else None,
+    }
 
 
 def report_as_json(report: DeviceReport) -> dict[str, Any]:
@@ -126,7 +165,7 @@ def report_as_json(report: DeviceReport) -> dict[str, Any]:
     device = report.device
     return {
         "address": device.address,
-        "device": None if device.is_openpgp else device.id,
+        "device": None if device.is_openpgp or device.is_session else device.id,
         "fingerprint": fingerprint(device.key) if device.key else "",
         "sealed": report.sealed,
         "why": report.why,
@@ -139,16 +178,21 @@ def report_as_json(report: DeviceReport) -> dict[str, Any]:
 def listen(
     json: JsonOption = False,
     count: Annotated[int, typer.Option(min=0, help="Leave after so many messages; 0: never.")] = 0,
+    answer: AnswerOption = None,
+    transcript: TranscriptOption = None,
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Show messages as they arrive, first those that wait. Ctrl-C leaves.
 
-    A message counts as shown when it was printed: one that was not is shown the next time.
+    A message counts as shown when it was printed: one that was not is shown the next time. Offers of encrypted sessions
+    are answered here, too.
     """
-    from tillie.cli import online, unlock
+    from tillie.cli import files, offers, online, session_record, session_talk, unlock
 
-    async def work(client: Client, _: Lines) -> None:
+    files.check_output(transcript, force=False)
+
+    async def show_messages(client: Client) -> None:
         shown = 0
         async for row, delivery in client.listen():
             if json:
@@ -160,8 +204,15 @@ def listen(
             if shown == count:
                 return
 
+    async def work(client: Client, lines: Lines) -> None:
+        async with session_record.recorded(client, transcript):
+            await offers.beside(
+                show_messages(client), client, lambda question: session_talk.ask(lines, question), json=json
+            )
+
     with unlock.account(account, passphrase_file) as ours:
         password = unlock.password(ours)
+        offers.decide(ours, answer)
         if not json:
             show.note(f"Listening as {ours.address}. Ctrl-C leaves.")
         online.run(ours, password, work, listening=True)
@@ -175,7 +226,7 @@ def show_delivery(account: Account, delivery: Delivery) -> None:
     who = printable(delivery.address)
     if delivery.address == account.address:
         who = f"you, to {printable(delivery.to)}"
-    head = f"{show.clock(delivery.time)}  {show.paint(who, 'bold')}{_mark(delivery.trust)}"
+    head = f"{show.clock(delivery.time)}  {show.paint(who, 'bold')}{_mark(delivery.trust, delivery.scheme)}"
     if delivery.kind != "opened":
         show.line(f"{head}  (a message that can't be read: {printable(delivery.error or delivery.kind)})")
         return
@@ -190,10 +241,12 @@ def show_delivery(account: Account, delivery: Delivery) -> None:
         show.note(f"  note: {printable(note)}")
 
 
-def _mark(trust: str) -> str:
+def _mark(trust: str, scheme: str) -> str:
+    in_session = scheme == "esession"
     marks = {
-        "verified": " [verified]",
-        "undecided": show.paint(" [unknown key]", "yellow"),
+        "verified": " [session, verified]" if in_session else " [verified]",
+        "trusted": " [session, not verified]" if in_session else "",
+        "undecided": " [session, not verified]" if in_session else show.paint(" [unknown key]", "yellow"),
         "distrusted": show.paint(" [DISTRUSTED KEY]", "bold red"),
     }
     return marks.get(trust, "")
@@ -208,7 +261,7 @@ def delivery_as_json(delivery: Delivery) -> dict[str, Any]:
         "kind": delivery.kind,
         "from": delivery.address,
         "to": delivery.to,
-        "device": None if delivery.scheme == "openpgp" else delivery.device,
+        "device": delivery.device if delivery.scheme == "omemo" else None,
         "fingerprint": fingerprint(delivery.key) if delivery.key else "",
         "label": delivery.label,
         "trust": delivery.trust,
@@ -228,15 +281,24 @@ def delivery_as_json(delivery: Delivery) -> dict[str, Any]:
 # -- chat -----------------------------------------------------------------------------------------------------------
 
 
-def chat(address: Contact, account: AccountOption = None, passphrase_file: PassphraseFile = None) -> None:
+def chat(
+    address: Contact,
+    answer: AnswerOption = None,
+    transcript: TranscriptOption = None,
+    account: AccountOption = None,
+    passphrase_file: PassphraseFile = None,
+) -> None:
     """Talk with somebody line by line. Ctrl-D leaves.
 
-    Each line you write is sent; what they say appears as it comes. Messages of others wait for 'tillie listen'.
+    Each line you write is sent; what they say appears as it comes. Messages of others wait for 'tillie listen'. If they
+    offer an encrypted session, what you write goes out in it while it is open.
     """
-    from tillie.cli import chatting, unlock
+    from tillie.cli import chatting, files, offers, unlock
 
+    files.check_output(transcript, force=False)
     with unlock.account(account, passphrase_file) as ours:
-        chatting.run(ours, unlock.password(ours), contact(address))
+        offers.decide(ours, answer)
+        chatting.run(ours, unlock.password(ours), contact(address), transcript)
 
 
 # -- history --------------------------------------------------------------------------------------------------------
@@ -272,7 +334,7 @@ def _show_entry(entry: Entry) -> None:
     if not text:
         return
     first, *more = show.text_lines(text)
-    show.line(f"{show.clock(entry.time)}  {show.paint(who, 'bold')}{_mark(entry.trust)}  {first}")
+    show.line(f"{show.clock(entry.time)}  {show.paint(who, 'bold')}{_mark(entry.trust, entry.scheme)}  {first}")
     for part in more:
         show.line(f"                    {part}")
 
@@ -288,7 +350,7 @@ def _entry_as_json(entry: Entry) -> dict[str, Any]:
         "text": text_of(entry.content),
         "content": entry.content,
         "id": entry.id,
-        "device": None if entry.scheme == "openpgp" else entry.device,
+        "device": entry.device if entry.scheme == "omemo" else None,
         "trust": entry.trust,
         "scheme": entry.scheme,
         "notes": list(entry.notes),

@@ -66,6 +66,10 @@ PassphraseFile: TypeAlias = Annotated[
 PasswordFile: TypeAlias = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Its first line is the password of the account at its server.")
 ]
+TranscriptOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write down what goes over the wire of a session ('tillie session forge')."),
+]
 JsonOption: TypeAlias = Annotated[bool, typer.Option("--json", help="JSON, one object a line (docs/cli.md).")]
 DeviceArgument: TypeAlias = Annotated[
     str | None,

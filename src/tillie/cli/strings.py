@@ -30,9 +30,7 @@ _ENDED = "The session is ended, and this end of it distrusted."
 
 def comparable(ours: Account, whose: Address) -> list[Session]:
     """The open sessions with somebody, each with a string."""
-    if not hasattr(ours, "sessions"):  # lands with the scheme
-        return []
-    return [each for each in ours.sessions(whose) if each.state == "active" and each.string]
+    return [each for each in ours.sessions(whose) if each.active and each.string]
 
 
 # -- links ----------------------------------------------------------------------------------------------------------
@@ -99,8 +97,8 @@ def ask(ours: Account, whose: Address, sessions: list[Session]) -> int:
         if answer is None:
             still_open += session.trust.value != "verified"
             continue
-        for each in ours.confirm_session(session.thread, answer):
-            show.note(printable(each))
+        for notice in ours.confirm_session(session.thread, answer):
+            show.note(printable(notice.text))
         show.line("  Verified." if answer else f"  {_ENDED}")
     return still_open
 
