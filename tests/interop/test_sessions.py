@@ -191,6 +191,14 @@ def test_who_leaves_ends_her_sessions_first(prosody: PrivateProsody) -> None:
     asyncio.run(scenario())
 
 
+def test_what_a_client_can_do_is_known_from_the_first_answer(prosody: PrivateProsody) -> None:
+    async def scenario() -> None:
+        async with in_session(prosody) as (juliet, romeo, _):
+            assert [await juliet.sessions.supports(romeo.full) for _ in range(2)] == [True, True]
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("answer", ["contacts", "ask", "nobody"])
 def test_a_stranger_is_not_told_that_we_are_there(prosody: PrivateProsody, answer: str) -> None:
     async def scenario() -> None:

@@ -18,6 +18,7 @@ from slixmpp import JID
 from slixmpp.exceptions import IqError, IqTimeout
 from slixmpp.plugins import BasePlugin
 from slixmpp.plugins.base import register_plugin
+from slixmpp.stanza import Iq
 
 from tillie.errors import NegotiationFailed
 from tillie.model import Address
@@ -120,7 +121,8 @@ class XEP_0116(BasePlugin):
                 info = await disco.get_info(jid=JID(str(jid)), cached=True)
         except (IqError, IqTimeout, TimeoutError):
             return False
-        return FEATURE in info["disco_info"]["features"]
+        # What slixmpp has kept comes without the IQ around it.
+        return FEATURE in (info["disco_info"] if isinstance(info, Iq) else info)["features"]
 
     async def resource_of(self, bare: Address) -> Address:
         """The client of somebody that can have a session, of those that we see online, by priority; the bare address if
