@@ -62,6 +62,7 @@ class World:
         self.seen = [0, 0]  # keys of the other that each end has seen
         self.key_stream: set[tuple[bytes, int]] = set()
         self.published: set[bytes] = set()
+        self.given_away: list[set[bytes]] = [set(), set()]  # by each end
         self.now = NOW
         self.over = False
 
@@ -108,7 +109,10 @@ class World:
             assert used not in self.key_stream
             self.key_stream.add(used)
         self.wires[who].append(Flying(element, text, before.kc, before.km, before.counter_out, self.seen[who], ends))
-        self.published.update(content.parse(element).old)
+        old = content.parse(element).old
+        assert self.given_away[who].isdisjoint(old)  # once is enough
+        self.given_away[who].update(old)
+        self.published.update(old)
         self.ends[who] = None if after is None else channel.decode(channel.encode(after))
 
     def deliver(self, to: int) -> None:

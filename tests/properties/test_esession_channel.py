@@ -276,6 +276,37 @@ def test_every_profile_at_every_edge_of_the_counter(
     assert 3 <= moved % 2**128 <= 12
 
 
+@pytest.mark.parametrize(
+    ("profile", "counter", "written"),
+    [
+        (STRICT, 5, b"\5"),
+        (STRICT, 256, b"\1\0"),
+        (STRICT, 0, b""),
+        (SUBSET, 5, b"\5"),
+        (GAJIM, 5, bytes(15) + b"\5"),
+        (GAJIM_ITSELF, 5, b"\5"),
+        (GAJIM_ITSELF, 0, b"\0"),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_the_mac_is_of_the_content_and_the_counter(profile: Profile, counter: int, written: bytes) -> None:
+    """XEP-0200 section 5: a_mac = HMAC(HASH, KM, m_content | C), C before the data was encrypted."""
+    alice, _ = pair(profile=profile, counter=counter)
+    got = content.parse(channel.seal(alice, b"x" * 16, now=NOW)[1])
+    assert got.covered == b"<data>" + b64encode(got.data or b"") + b"</data>"
+    assert got.mac == hmac_by("sha256", alice.km, got.covered + written)
+
+
+def test_gajim_gets_whole_blocks() -> None:
+    """Its cipher keeps the rest of a block's key stream for the next stanza."""
+    alice, bob = pair(profile=GAJIM)
+    bob = msgspec.structs.replace(bob, profile_name=GAJIM_ITSELF.name)
+    for length in (1, 15, 16, 17):
+        alice, element = channel.seal(alice, b"x" * length, now=NOW)
+        bob, incoming = channel.open(bob, element, now=NOW)
+        assert incoming.plaintext == b"x" * length + b" " * (-length % 16)
+
+
 def test_the_cipher_none_hides_nothing_and_still_verifies() -> None:
     alice, bob = pair(cipher="none")
     after, element = channel.seal(alice, BODY, now=NOW)
@@ -412,9 +443,13 @@ def test_an_old_set_reads_for_a_minute_and_not_longer() -> None:
     bob, element = channel.seal(bob, BODY, now=NOW)  # before he knows
     just = channel.expire(alice, NOW + channel.OLD_SET_SECONDS - 0.1)
     assert channel.open(just, element, now=NOW)[1].plaintext == BODY
-    late = channel.expire(alice, NOW + channel.OLD_SET_SECONDS)
-    with pytest.raises(SessionBroken):
-        channel.open(late, element, now=NOW)
+    sealed, _ = channel.seal(alice, BODY, now=NOW + channel.OLD_SET_SECONDS)
+    for late in (channel.expire(alice, NOW + channel.OLD_SET_SECONDS), sealed):
+        assert len(late.sets) == 1
+        with pytest.raises(SessionBroken):
+            channel.open(late, element, now=NOW)
+    opened, _ = channel.open(alice, element, now=NOW + channel.OLD_SET_SECONDS)  # what is there still reads ...
+    assert len(opened.sets) == 1  # ... once
 
 
 def test_a_key_is_changed_before_it_is_used_up() -> None:

@@ -112,7 +112,7 @@ class Channel(msgspec.Struct, frozen=True, array_like=True):
     exchanged: int = 0  # stanzas, both ways, since our last re-key
     blocks_out: int = 0  # under the keys of now
     blocks_in: int = 0
-    used_in: bytes = b""  # KM that verified the last stanza
+    used_in: bytes = b""  # KM that verified the last stanza, if it may verify another
     spent: tuple[tuple[int, bytes], ...] = ()  # KMs of ours that were replaced; publish when this set is acknowledged
     published: tuple[bytes, ...] = ()  # KMs to publish with the next stanza
     ended: bool = False  # we sent the end of the session, and wait for the answer
@@ -426,8 +426,8 @@ def _publish(channel: Channel, read_with: tuple[bytes, ...]) -> Channel:
     keys.update((km, None) for km in read_with if km and km not in live)
     keys.update((km, None) for number, km in channel.spent if number <= channel.acknowledged)
     spent = tuple(entry for entry in channel.spent if entry[0] > channel.acknowledged)
-    # Nothing more is sent after the end, so that nothing would be published either.
-    return msgspec.structs.replace(channel, spent=spent, published=tuple(keys)[-MAX_PUBLISHED:])
+    used_in = channel.used_in if channel.used_in in live else b""  # it is published now, once
+    return msgspec.structs.replace(channel, spent=spent, published=tuple(keys)[-MAX_PUBLISHED:], used_in=used_in)
 
 
 def _octets(counter: int) -> bytes:
