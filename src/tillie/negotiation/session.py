@@ -299,6 +299,11 @@ def asked(own: Address, sender: Address, thread: str, form: Form) -> Negotiation
     return Negotiation(own, sender, thread, state, form, initiator=False)
 
 
+def lost(view: Negotiation) -> Negotiation:
+    """A session that can't go on, because the resource that it was with is gone. Nobody is told."""
+    return replace(view, state=State.ENDED)
+
+
 def cancellation() -> Form:
     """What a resource is told that accepts when there is no such session any more (XEP-0155 section 4.4)."""
     return forms.write("result", (_FORM_TYPE, Field("accept", values=("0",))))
