@@ -32,7 +32,7 @@ from tillie.errors import Malformed, SessionBroken, SessionEnded
 from tillie.schemes.esession import channel, content
 from tillie.schemes.esession.channel import MAX_RECORD_BYTES, MAX_SETS, OLD_SET_SECONDS, Channel
 
-SCHEDULES = int(os.environ.get("TILLIE_SCHEDULES", "1500"))
+SCHEDULES = int(os.environ.get("TILLIE_SCHEDULES", "1500"))  # more by hand
 STEPS = 40
 END = b"<feature/>"
 
@@ -290,7 +290,7 @@ def attack(world: World, to: int, at: int) -> None:
 
 
 def test_no_schedule_breaks_a_channel() -> None:
-    run_state_machine_as_test(Channels, settings=settings(max_examples=250, stateful_step_count=STEPS))
+    run_state_machine_as_test(Channels, settings=settings(max_examples=SCHEDULES // 6, stateful_step_count=STEPS))
 
 
 def run_all(seeds: int) -> list[World]:

@@ -337,13 +337,13 @@ def _other(data: bytes, words: str | bytes | None, known: str | bytes | None, dr
     old = _as_bytes(known)
     if len(old) > len(data):
         raise UsageError("What the stanza is known to have hidden is longer than what it hid.")
-    old += b" " * (len(data) - len(old))  # as we fill up; a known text with other padding is given with it
     if len(new) > len(old):
         raise UsageError(
             f"The words are too long: {len(old)} bytes are known of this stanza, and they have {len(new)}."
         )
     new += b" " * (len(old) - len(new))
-    return bytes(a ^ b ^ c for a, b, c in zip(data, old, new, strict=True))
+    # What stands behind the known words stays as it is: it may be more than what fills a stanza up.
+    return bytes(a ^ b ^ c for a, b, c in zip(data, old, new, strict=False)) + data[len(old) :]
 
 
 def _as_bytes(words: str | bytes | None) -> bytes:
