@@ -25,6 +25,7 @@ class Player(Bot):
         options.setdefault("answer", "everyone")
         self.wire: list[str] = []
         super().__init__(server, jid, plugins=options.pop("plugins", SESSIONS), **options)
+        self.auto_authorize, self.auto_subscribe = None, False
         self.plain: asyncio.Queue[Any] = asyncio.Queue()
         self.told: list[tuple[str, Session]] = []
         self.register_plugin("xep_0092", {"software_name": "Balcony", "version": "1.4", "os": "Verona"})

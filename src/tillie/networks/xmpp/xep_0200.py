@@ -79,14 +79,14 @@ class XEP_0200(BasePlugin):
     # -- sessions -----------------------------------------------------------------------------------------------------
 
     async def open_session(
-        self, peer: object, thread: str, *, stanzas: Sequence[str] = STANZAS, **parameters: Any
+        self, to: object, thread: str, *, stanzas: Sequence[str] = STANZAS, **parameters: Any
     ) -> Session:
         """A session with a full JID, from parameters that both sides have already: those of XEP-0200 section 3, as
         `tillie.schemes.esession.channel.begin` takes them. Each side's `out` is the other's `into`."""
         engine, own = self.core.engine, self.own()
         made = channel.begin(**parameters, now=engine.now())
-        to = address.parse(str(peer))
-        await engine.drive(lambda s: self.scheme.install(s, made, own, to, thread, tuple(stanzas), engine.now()))
+        peer = address.parse(str(to))
+        await engine.drive(lambda s: self.scheme.install(s, made, own, peer, thread, tuple(stanzas), engine.now()))
         await self.door.refresh()
         return await self.sessions.get(thread)
 
