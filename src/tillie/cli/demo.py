@@ -1,4 +1,4 @@
-"""`tillie demo conversation` and `tillie demo pubsub`."""
+"""`tillie demo conversation`, `tillie demo pubsub` and `tillie demo session`."""
 
 from __future__ import annotations
 
@@ -38,6 +38,18 @@ def pubsub(json: JsonOption = False) -> None:
     Starts a private Prosody, or a stand-in inside this process where there is none, and removes it at the end.
     """
     from tillie.demo import pubsub as play
+
+    if not play.run(json=json):
+        raise typer.Exit(exits.FAILED)
+
+
+@group.command()
+def session(json: JsonOption = False) -> None:
+    """An encrypted session on a real server on this machine, with somebody in the middle who tries to get into it.
+
+    Starts a private Prosody, or a stand-in inside this process where there is none, and removes it at the end.
+    """
+    from tillie.demo import session as play
 
     if not play.run(json=json):
         raise typer.Exit(exits.FAILED)

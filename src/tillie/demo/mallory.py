@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from tillie.account import Account
 from tillie.client import Client
 from tillie.demo.middle import Doing, Middle, pass_on, written_by
-from tillie.model import Address
+from tillie.model import Address, Done, State
 from tillie.negotiation import element
 from tillie.negotiation.options import FORM_TYPE, SSN
 from tillie.networks.local import Archived, LocalConnection, LocalServer
@@ -22,6 +23,8 @@ from tillie.wire.xml import MAX_STANZA_BYTES
 
 _SEALED = f"{{{element.CONTENT}}}c"
 _DATA = f"{{{element.CONTENT}}}data"
+_FORM = f"{{{element.FEATURE}}}feature/{{jabber:x:data}}x[@type='result']"
+_MAC = f"{_FORM}/{{jabber:x:data}}field[@var='mac']/{{jabber:x:data}}value"
 _THREAD = "{jabber:client}thread"
 _MESSAGE = "{jabber:client}message"
 
@@ -50,10 +53,30 @@ def alter(stanza: bytes) -> Iterable[bytes]:
     root = xml.parse(stanza)
     data = root.find(f"{_SEALED}/{_DATA}")
     assert data is not None
-    sealed = bytearray(base64.decode(xml.text_of(data), max_bytes=MAX_STANZA_BYTES))
-    sealed[-1] ^= 1
-    data.text = base64.encode(bytes(sealed))
+    data.text = _flipped(xml.text_of(data))
     return (xml.serialise(root),)
+
+
+def _flipped(text: str) -> str:
+    octets = bytearray(base64.decode(text, max_bytes=MAX_STANZA_BYTES))
+    octets[-1] ^= 1
+    return base64.encode(bytes(octets))
+
+
+class Proof:
+    """One bit of what proves, in message 3 of a negotiation, that both have the same keys."""
+
+    def __init__(self, middle: Middle) -> None:
+        self._middle = middle
+
+    def __call__(self, stanza: bytes) -> Iterable[bytes]:
+        root = xml.parse(stanza)
+        values = root.findall(_MAC) if root.find(_FORM) is not None else []
+        if not values:
+            return (stanza,)
+        self._middle.doing = pass_on
+        values[0].text = _flipped(xml.text_of(values[0]))
+        return (xml.serialise(root),)
 
 
 def repeat(stanza: bytes) -> Iterable[bytes]:
@@ -103,7 +126,13 @@ class Impostor:
         self._connection.deliver(Archived(sender, self.worn, 0.0, stanza), "live")
 
     async def close(self) -> None:
+        for session in await self.sessions.all():
+            if not session.over:  # nobody would answer if she ended it in order
+                await self._client.engine.drive(partial(self._abandon, session.thread))
         await self._connection.close()
+
+    def _abandon(self, thread: str, s: State) -> Done[None]:
+        return self.sessions.scheme.abandon(s, thread, "given up", 0.0)
 
 
 class _Elsewhere(LocalServer):

@@ -24,7 +24,7 @@ from tillie.networks.local import Archived, LocalConnection, LocalServer
 from tillie.networks.xmpp import elements
 from tillie.wire import address, xml
 
-CONNECT_SECONDS = 10.0
+SECONDS = 10.0  # until somebody must have answered
 COMPONENT = "middle.example"
 _LOOK_SECONDS = 0.02
 _DISCO = "http://jabber.org/protocol/disco#info"
@@ -67,6 +67,10 @@ class WatchedPlace(Place, Protocol):
         """A question of one client to another, as an IQ, and what came back: the features that it has (XEP-0030)."""
         ...
 
+    async def tell(self, teller: Client, hearer: Client, status: str) -> str:
+        """Somebody's status, as a presence to another; what is shown there."""
+        ...
+
 
 class MiddleOnProsody(OnProsody):
     """A private Prosody with her module, and her as its component (XEP-0114)."""
@@ -94,7 +98,7 @@ class MiddleOnProsody(OnProsody):
         self._component, self.middle.give = component, self._give
         component.connect()
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(SECONDS):
                 await component.wait_until("session_start")
         except TimeoutError:
             raise Unreachable("Prosody did not let the man in the middle in.") from None
@@ -105,11 +109,18 @@ class MiddleOnProsody(OnProsody):
             component.abort()
         await super().close()
 
+    # slixmpp asks, answers and tells as ever. That it happens in a session is Tillie's doing.
+
     async def ask(self, asker: Client, asked: Client) -> list[str]:
-        # slixmpp asks and answers as ever; that it happens in a session is Tillie's doing.
-        connection: Any = asker._connection
-        info = await connection.core.xmpp.plugin["xep_0030"].get_info(jid=asked.engine.own, cached=False)
+        info = await _xmpp(asker).plugin["xep_0030"].get_info(jid=asked.engine.own, cached=False)
         return sorted(info["disco_info"]["features"])
+
+    async def tell(self, teller: Client, hearer: Client, status: str) -> str:
+        async with asyncio.timeout(SECONDS):
+            heard = asyncio.ensure_future(_xmpp(hearer).wait_until("presence_available", SECONDS))
+            await asyncio.sleep(0)  # it listens
+            _xmpp(teller).send_presence(pto=hearer.engine.own, pstatus=status)
+            return str((await heard)["status"])
 
     def seen(self) -> Iterator[tuple[str, bytes]]:
         yield from super().seen()
@@ -139,29 +150,42 @@ class MiddleInProcess(InProcess):
         self.middle = Middle()
         self._server = _Between(self.middle, people)
 
+    # Nobody asks, answers or shows anything by herself here: these say what slixmpp would.
+
     async def ask(self, asker: Client, asked: Client) -> list[str]:
-        # Nobody answers by herself here: this says what slixmpp would.
         iq = "<iq xmlns='jabber:client' type='%s' id='disco' to='%s'><query xmlns='%s'>%s</query></iq>"
         await asker.sessions.seal((iq % ("get", asked.engine.own, _DISCO, "")).encode())
-        await _next_iq(asked)
+        await _next(asked, "iq")
         feature = f"<feature var='{_DISCO}'/>"
         await asked.sessions.seal((iq % ("result", asker.engine.own, _DISCO, feature)).encode())
-        (query,) = xml.parse_fragment(await _next_iq(asker))
+        (query,) = await _next(asker, "iq")
         return [each.get("var", "") for each in query]
+
+    async def tell(self, teller: Client, hearer: Client, status: str) -> str:
+        presence = "<presence xmlns='jabber:client' to='%s'><status>%s</status></presence>"
+        await teller.sessions.seal((presence % (hearer.engine.own, status)).encode())
+        (shown,) = await _next(hearer, "presence")
+        return xml.text_of(shown)
 
     def seen(self) -> Iterator[tuple[str, bytes]]:
         yield from super().seen()
         yield from _notes(self.middle)
 
 
-async def _next_iq(client: Client) -> bytes:
-    async with asyncio.timeout(CONNECT_SECONDS):
+async def _next(client: Client, kind: str) -> list[xml.Element]:
+    """What the next stanza of this kind hid."""
+    async with asyncio.timeout(SECONDS):
         while True:
             for row, delivery in await client.engine.inbox():
-                if delivery.stanza == "iq" and delivery.content:
+                if delivery.stanza == kind and delivery.content:
                     await client.engine.acknowledge(row)
-                    return delivery.content.encode()
+                    return xml.parse_fragment(delivery.content.encode())
             await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _xmpp(client: Client) -> Any:
+    connection: Any = client._connection
+    return connection.core.xmpp
 
 
 class _Between(LocalServer):

@@ -23,18 +23,19 @@ from tillie.demo.middle import Doing, WatchedPlace
 from tillie.demo.performance import NotAsWritten
 from tillie.demo.places import ALICE, BOB, Place
 from tillie.demo.stage import Stage
-from tillie.errors import NotTrusted, Unreachable
+from tillie.errors import NegotiationFailed, NotTrusted, Unreachable
 from tillie.model import Address, Done, Notice, State, Trust
 from tillie.networks import Options
 from tillie.pipeline import Delivery
 from tillie.schemes.esession import channel, records
 from tillie.schemes.esession.records import Chain, Record
-from tillie.schemes.esession.sessions import ACTIVE, BROKEN, ENDED, Session
+from tillie.schemes.esession.sessions import ACTIVE, BROKEN, ENDED, FAILED, Session
 from tillie.schemes.esession.settings import Settings
 from tillie.sessions import Sessions
 from tillie.trust import strings
 
 WAIT_SECONDS = 15.0  # until something must have happened
+MESSAGES = 4  # of a negotiation
 _LOOK_SECONDS = 0.02
 
 HELLO = "Hark! Is the nurse abroad? Then speak, for none but thee shall hear it."
@@ -177,8 +178,8 @@ class Rendezvous:
             await self._exchange(self.alice, self.bob, session, HELLO)
             await self._exchange(self.bob, self.alice, session, ANSWER)
         with step("a question of Alice's client to Bob's, and the answer (IQ); Bob's status (presence)"):
-            await self._question(session)
-            await self._presence(session)
+            await self._question()
+            await self._presence()
         with step("new keys, and Alice writes under them"):
             await self._rekey(session)
         with step("they end the session, and the next one knows who it is"):
@@ -194,6 +195,8 @@ class Rendezvous:
         step = self.stage.step
         with step("Mallory answers Alice as Bob, and asks Bob as Alice: both are told, and nothing is sent"):
             await self._swap()
+        with step("she alters a proof on its way: there is no session, and the attempt is counted"):
+            await self._spoil_negotiation()
         with step("she alters one bit of a message: the session is over, and both see why"):
             await self._spoil(mallory.alter, ALTERED)
         with step("she repeats a message: the same"):
@@ -219,7 +222,11 @@ class Rendezvous:
             self._show(session, theirs)
             stanzas = [each for each in self.place.middle.seen[passed:] if b"<thread" in each]
             size = sum(map(len, stanzas))
-            self.stage.remark(f"The server saw {len(stanzas)} stanzas of {size:,} bytes, and can compute neither key.")
+            self.stage.remark(
+                f"The server saw {len(stanzas)} stanzas, {size:,} bytes, and no key can be had from them."
+            )
+            if len(stanzas) != MESSAGES:
+                raise NotAsWritten("A negotiation has four messages.")
         return session
 
     async def _bobs(self, session: Session) -> Session:
@@ -232,7 +239,8 @@ class Rendezvous:
     async def _compare(self, session: Session) -> None:
         for person in (self.alice, self.bob):
             await person.sessions.confirm(session.thread, same=True)
-        self._show(*[await person.sessions.get(session.thread) for person in (self.alice, self.bob)])
+        mine, theirs = [await person.sessions.get(session.thread) for person in (self.alice, self.bob)]
+        self._show(mine, theirs)
 
     async def _exchange(self, author: Person, reader: Person, session: Session, text: str) -> None:
         self._said.append(text)
@@ -247,7 +255,7 @@ class Rendezvous:
             raise NotAsWritten(f"Nothing sealed of {author.name} passed the server.")
         return found[-1]
 
-    async def _question(self, session: Session) -> None:
+    async def _question(self) -> None:
         features = await self.place.ask(self.alice.client, self.bob.client)
         stanza, answer = self._seen_last(self.alice), self._seen_last(self.bob)
         if not features or not stanza.startswith(b"<iq") or not answer.startswith(b"<iq"):
@@ -257,14 +265,15 @@ class Rendezvous:
             "Alice's client", "What can thy client do?", stanza, [], [("Alice's client", got)], verb="asked"
         )
 
-    async def _presence(self, session: Session) -> None:
+    async def _presence(self) -> None:
         self._said.append(STATUS)
-        presence = "<presence xmlns='jabber:client' to='%s'><show>away</show><status>%s</status></presence>"
-        await self.bob.sessions.seal((presence % (self.alice.own, STATUS)).encode())
-        got = await self.alice.gets("presence")
-        if STATUS not in got.content:
+        shown = await self.place.tell(self.bob.client, self.alice.client, STATUS)
+        if shown != STATUS:
             raise NotAsWritten("Alice sees another status than Bob's.")
-        self.stage.exchange("Bob", STATUS, self._seen_last(self.bob), [], [("Alice", STATUS)], verb="set his status to")
+        stanza = self._seen_last(self.bob)
+        if not stanza.startswith(b"<presence"):
+            raise NotAsWritten("Bob's status was not sealed.")
+        self.stage.exchange("Bob", STATUS, stanza, [], [("Alice", shown)], verb="let Alice see")
 
     async def _rekey(self, session: Session) -> None:
         await self.alice.sessions.rekey(session.thread)
@@ -292,11 +301,12 @@ class Rendezvous:
         try:
             session = await self.alice.sessions.start(BOB)
             theirs = await self.bob.until(lambda each: each.active, "Mallory did not ask.")
-            self._show(session, theirs)
             if session.string == theirs.string:  # once in 481,890,304 plays
                 raise NotAsWritten("The strings are the same, with a man in the middle.")
-            for person, mine in zip(people, (session, theirs), strict=True):
-                await self._refuses(person, mine)
+            refusals = [
+                await self._refuses(person, mine) for person, mine in zip(people, (session, theirs), strict=True)
+            ]
+            self._show(session, theirs, *refusals)
             if any(map(is_sealed, self.place.middle.seen[passed:])):
                 raise NotAsWritten("Something was sent into the session with Mallory.")
             for person, mine in zip(people, (session, theirs), strict=True):
@@ -304,8 +314,8 @@ class Rendezvous:
         finally:
             await swap.close()
 
-    async def _refuses(self, person: Person, session: Session) -> None:
-        """Nothing may go to somebody who is not who was verified."""
+    async def _refuses(self, person: Person, session: Session) -> list[str]:
+        """Nothing may go to somebody who is not who was verified; what is said to the person."""
         if session.known or session.trust is Trust.VERIFIED:
             raise NotAsWritten(f"{person.name} takes Mallory for somebody she knows.")
         if not person.told:
@@ -314,10 +324,8 @@ class Rendezvous:
         try:
             await person.say(session, NEVER)
         except NotTrusted as error:
-            self.stage.remark(f"  {person.name} is told: {'; '.join(dict.fromkeys(person.told))}.")
-            self.stage.remark(f"  {person.name} writes, and Tillie says: {error}")
-        else:
-            raise NotAsWritten(f"{person.name} could write to Mallory.")
+            return [*(f"! {text}" for text in dict.fromkeys(person.told)), "", f"> {NEVER}", f"! {error}"]
+        raise NotAsWritten(f"{person.name} could write to Mallory.")
 
     async def _spoil(self, trick: Doing, *texts: str, read: Sequence[str] = ()) -> None:
         """A session in which the first message meets a trick of Mallory's."""
@@ -328,14 +336,14 @@ class Rendezvous:
             await self.alice.say(session, text)
         for text in read:
             await self.bob.reads(text)
-        ends = [
+        mine, theirs = [
             await person.until(lambda each: each.thread == session.thread and each.over, "The session goes on.")
             for person in (self.alice, self.bob)
         ]
-        if [each.state for each in ends] != [BROKEN, BROKEN]:
+        if (mine.state, theirs.state) != (BROKEN, BROKEN):
             raise NotAsWritten("Mallory's trick was not noticed.")
         await self.bob.has_read_nothing()
-        self._show(*ends)
+        self._show(mine, theirs)
 
     async def _end_in_clear(self) -> None:
         session = await self._meet(known=True)
@@ -345,8 +353,24 @@ class Rendezvous:
         theirs = await self.bob.sessions.get(session.thread)
         if theirs.state != ACTIVE or not self.bob.told:
             raise NotAsWritten("Bob believed it, or was not told.")
-        self.stage.remark(f"  Bob is told: {'; '.join(self.bob.told)}.")
+        self._show(await self.alice.sessions.get(session.thread), theirs, (), [f"! {text}" for text in self.bob.told])
         await self._end(session)
+
+    async def _spoil_negotiation(self) -> None:
+        self.place.middle.doing = mallory.Proof(self.place.middle)
+        try:
+            await self.alice.sessions.start(BOB)
+        except NegotiationFailed as error:
+            self.alice.told.append(str(error))
+        else:
+            raise NotAsWritten("Nobody noticed that a proof was altered.")
+        theirs = await self.bob.until(lambda each: each.state == FAILED, "The attempt did not fail.")
+        counted = [person.account.failed_sessions(other) for person, other in ((self.alice, BOB), (self.bob, ALICE))]
+        if counted != [1, 1]:
+            raise NotAsWritten("The attempt was not counted.")
+        (mine,) = (each for each in await self.alice.sessions.all() if each.thread == theirs.thread)
+        note = "! attempts that failed today: 1"
+        self._show(mine, theirs, [note], [note])
 
     def _forge(self) -> None:
         alice, bob = self.alice.own, self.bob.own
@@ -377,9 +401,11 @@ class Rendezvous:
 
     # -- what is shown ------------------------------------------------------------------------------------------------
 
-    def _show(self, alices: Session, bobs: Session) -> None:
-        """Both screens side by side."""
-        self.stage.columns([("Alice sees", _screen(alices, "Bob")), ("Bob sees", _screen(bobs, "Alice"))])
+    def _show(self, alices: Session, bobs: Session, alice: Sequence[str] = (), bob: Sequence[str] = ()) -> None:
+        """Both screens side by side, each with further lines."""
+        self.stage.columns(
+            [("Alice sees", [*_screen(alices, "Bob"), *alice]), ("Bob sees", [*_screen(bobs, "Alice"), *bob])]
+        )
 
     # -- what performing it asks for ----------------------------------------------------------------------------------
 
