@@ -15,6 +15,9 @@ from tillie.crypto.kdf import HASHES
 from tillie.wire.forms import Dialect
 
 
+_LARGEST_KEY = max(CIPHERS.values())  # octets that AES takes
+
+
 class Layout(Enum):
     """How the forms of a negotiation are laid out: which fields, in which order, of which types."""
 
@@ -52,7 +55,8 @@ class Profile:
 
     def cipher_key(self, cipher: str, hash_name: str) -> int:
         """Octets of a cipher's key."""
-        return HASHES[hash_name] if self.whole_cipher_key and CIPHERS[cipher] else CIPHERS[cipher]
+        whole = min(HASHES[hash_name], _LARGEST_KEY)  # Gajim knows SHA-256 alone; who chose another is tried as well
+        return whole if self.whole_cipher_key and CIPHERS[cipher] else CIPHERS[cipher]
 
     def hmac_key(self, hash_name: str) -> int:
         """Octets of an HMAC's key."""
