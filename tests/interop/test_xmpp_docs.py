@@ -127,7 +127,43 @@ def test_a_blog(prosody: PrivateProsody) -> None:
     asyncio.run(scenario())
 
 
-PLUGINS = (*(f"xep_0{number}" for number in (373, 374, 380, 384, 420, 470, 473, 475, 476, 477)), core.NAME)
+def test_a_conversation_is_agreed_on_first(prosody: PrivateProsody) -> None:
+    talk = names()["talk_in_italian"]
+
+    class Talker(slixmpp.ClientXMPP):
+        def __init__(self, jid: str, languages: tuple[str, ...]) -> None:
+            super().__init__(jid, PASSWORD, ssl_context=prosody.ssl_context())
+            self.enable_direct_tls = False
+            options = {"supported": {"language": languages}, "answer": "ask", "wait": 15.0}
+            self.register_plugin("xep_0155", options, module="tillie.networks.xmpp.xep_0155")
+            self.add_event_handler("xep_0155_offer", self.plugin["xep_0155"].accept)
+
+        async def start(self) -> None:
+            started = asyncio.ensure_future(self.wait_until("session_start", 15))
+            self.connect("127.0.0.1", prosody.port)
+            await started
+            self.send_presence()
+
+        async def stop(self) -> None:
+            await self.disconnect(1.0)
+            self._run_out_filters.cancel()
+
+    async def scenario() -> None:
+        a = Talker(new_account(prosody, "juliet"), ())
+        people = [Talker(new_account(prosody, "romeo", HOSTS[1]), speaks) for speaks in (("it", "en"), ("en",))]
+        for each in (a, *people):
+            await each.start()
+        said = asyncio.ensure_future(people[0].wait_until("message", 15))
+        italian = await talk(a, people[0].boundjid.full)
+        assert (await said)["thread"] == italian.thread
+        assert (italian.phase.value, (await talk(a, people[1].boundjid.full)).phase.value) == ("active", "ended")
+        for each in (a, *people):
+            await each.stop()
+
+    asyncio.run(scenario())
+
+
+PLUGINS = (*(f"xep_0{number}" for number in (155, 373, 374, 380, 384, 420, 470, 473, 475, 476, 477)), core.NAME)
 
 
 @pytest.mark.parametrize("name", PLUGINS)
@@ -142,7 +178,7 @@ def test_every_plugin_and_its_options_are_documented(name: str) -> None:
         assert f"`{feature}`" in text
 
 
-@pytest.mark.parametrize("number", [373, 374, 384, 470, 473, 475, 476, 477])
+@pytest.mark.parametrize("number", [155, 373, 374, 384, 470, 473, 475, 476, 477])
 def test_every_method_is_documented(number: int) -> None:
     text = DOCS.read_text("utf-8")
     plugin = getattr(import_module(f"tillie.networks.xmpp.xep_0{number}"), f"XEP_0{number}")

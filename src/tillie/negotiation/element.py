@@ -46,7 +46,7 @@ def feature(form: Form) -> bytes:
 
 
 def init(form: Form, more: bytes = b"") -> bytes:
-    """The `<init/>` of message 4 (XEP-0116 section 5.4); `more` is a `<c/>` that goes with it."""
+    """The `<init/>` of message 4 (XEP-0116 section 4.7.4); `more` is a `<c/>` that goes with it."""
     return b"".join((_INIT_OPENING, form.xml, more, _INIT_CLOSING))
 
 

@@ -124,7 +124,7 @@ def read(form: Form) -> Move:
         raise NegotiationFailed("The form is not about sessions.", condition="service-unavailable")
     decisive = [var for var in DECISIVE if form.get(var) is not None]
     if len(decisive) == 2 and decisive == ["accept", "terminate"] and form.type != "form" and form.boolean("terminate"):
-        decisive.pop()  # XEP-0116 section 6.3: a session of a single stanza ends where it begins
+        decisive.pop()  # XEP-0116 section 4.6.4: a session of a single stanza ends where it begins
     if len(decisive) != 1:
         raise Malformed("The form does not say what it is for, or too much at once.")
     var = decisive[0]

@@ -1,4 +1,4 @@
-"""Data forms (XEP-0004), as far as negotiations use them, and their normal form (XEP-0116 section 4.7).
+"""Data forms (XEP-0004), as far as negotiations use them, and their normal form (XEP-0116 section 6.2).
 
     <x xmlns="jabber:x:data" type="form">
       <title/>? <instructions/>*                                    kept in `Form.xml` alone
@@ -254,7 +254,7 @@ def _quoted(text: str) -> bytes:
 
 
 class Dialect(Enum):
-    """How a normal form is written. XEP-0116 section 4.7 can be read in more ways than one (docs/spec-notes.md)."""
+    """How a normal form is written. XEP-0116 section 6.2 can be read in more ways than one (docs/spec-notes.md)."""
 
     STRICT = "strict"  # empty elements as pairs, no text between elements
     GAJIM = "gajim"  # <required />, and white space stays where it is inside a field
@@ -268,7 +268,7 @@ _PLAIN = re.compile('[^&<>"\t\n\r]*+')
 
 
 def normal(form: Form | bytes, dialect: Dialect = Dialect.STRICT, *, without: Container[str] = ()) -> bytes:
-    """The normal form of a form's content: what hashes and MACs cover (XEP-0116 section 4.7).
+    """The normal form of a form's content: what hashes and MACs cover (XEP-0116 section 6.2).
 
     The children of `<x/>` in their order, the fields named in `without` left out, as canonical XML without namespaces:
     attributes sorted, in double quotes, one space before each. `form` must come from `parse` or `write`, or

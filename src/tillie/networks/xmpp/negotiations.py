@@ -118,7 +118,7 @@ class Negotiations:
         return self._sessions.get(key)
 
     def shows_presence_to(self, jid: Address) -> bool:
-        """Whether this account may know that we are online (XEP-0155 section 11.1): it is subscribed to our presence,
+        """Whether this account may know that we are online (XEP-0155 section 10.1): it is subscribed to our presence,
         as far as the roster says."""
         roster = self._client.client_roster
         return jid.bare == self.own.bare or (roster.has_jid(jid.bare) and bool(roster[jid.bare]["from"]))
