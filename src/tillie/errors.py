@@ -143,7 +143,7 @@ class NoSession(PeerError):
 
 
 class NegotiationFailed(PeerError):
-    """No encrypted session came about.
+    """No session came about.
 
     `condition` is what the peer is told (XEP-0155 section 4.3): "not-acceptable", "feature-not-implemented",
     "service-unavailable", or "" for nothing at all; `fields` are the fields of the form it is about.

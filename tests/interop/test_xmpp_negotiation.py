@@ -12,7 +12,8 @@ import pytest
 import slixmpp
 
 from support.prosody import HOSTS, PASSWORD, new_account, prosody
-from support.xmpp import SECONDS, until
+from support.xmpp import SECONDS, Bot, until
+from support.xmpp import online as online_bots
 from tillie.demo.prosody import PrivateProsody
 from tillie.errors import NegotiationFailed, SessionEnded, UsageError
 from tillie.negotiation.session import Phase, State
@@ -659,6 +660,34 @@ def test_others_may_take_a_negotiation(prosody: PrivateProsody) -> None:
         assert juliet.sent == []
 
     run(prosody, scenario)
+
+
+def test_beside_encrypted_sessions(prosody: PrivateProsody) -> None:
+    """Both are negotiated with the same elements: each plugin takes its own."""
+
+    async def scenario() -> None:
+        names = ("romeo", HOSTS[1]), ("juliet", HOSTS[0])
+        bots = [Bot(prosody, new_account(prosody, *name), plugins=("xep_0116",), answer="everyone") for name in names]
+        heard: list[str] = []
+        for bot in bots:
+            bot.register_plugin("xep_0155", {"answer": "ask"}, module="tillie.networks.xmpp.xep_0155")
+            bot.add_event_handler("xep_0155_offer", lambda _: heard.append("offer"))
+        async with online_bots(*bots):
+            romeo, juliet = bots
+            session = await romeo.plugin["xep_0116"].start(juliet.boundjid.full)
+            assert (session.active, heard) == (True, [])
+            await romeo.plugin["xep_0116"].end(session.thread)
+            assert heard == []
+
+            juliet.add_event_handler("xep_0155_offer", juliet.plugin["xep_0155"].accept)
+            plain = await romeo.plugin["xep_0155"].offer(
+                juliet.boundjid.full, [Field("logging", options=())], wait=SECONDS
+            )
+            assert (plain.phase, heard) == (Phase.ACTIVE, ["offer"])
+            assert [each for each in await juliet.plugin["xep_0116"].sessions.all() if not each.over] == []
+            assert romeo.errors == juliet.errors == []
+
+    asyncio.run(scenario())
 
 
 def test_what_a_program_may_offer(prosody: PrivateProsody) -> None:
