@@ -18,10 +18,10 @@ from tillie.negotiation import session as moves
 from tillie.negotiation import threads
 from tillie.negotiation.session import Move
 from tillie.schemes import Outcome
-from tillie.schemes.esession import negotiating, sessions, traffic
+from tillie.schemes.esession import negotiating, sessions, tables, traffic
 from tillie.schemes.esession.profile import PROFILES
 from tillie.schemes.esession.records import Record
-from tillie.schemes.esession.sessions import ACTIVE, ANSWERED, CONCLUDED, FAILED, OFFERED, OPEN, PENDING
+from tillie.schemes.esession.sessions import ACTIVE, CONCLUDED, FAILED, OFFERED, OPEN, PENDING
 from tillie.schemes.esession.settings import Settings
 from tillie.wire import xml
 from tillie.wire.forms import Form
@@ -40,6 +40,14 @@ _NO_WAY = ("recipient-unavailable", "gone", "remote-server-not-found", "remote-s
 
 # A server that kept a stanza for a connection which it thought lost stamps it as it does what it stored.
 _DIRECT = ("live", "offline")
+
+_EVENTS = {  # what a form in clear means in `tables`
+    Move.ACCEPT: tables.MESSAGE_2,
+    Move.COMPLETE: tables.MESSAGE_3,
+    Move.REJECT: tables.DECLINED,
+    Move.CANCEL: tables.DECLINED,
+    Move.TERMINATE: tables.CLEAR_END,
+}
 
 Effects = tuple[Effect, ...]
 
@@ -174,17 +182,21 @@ def _negotiate(s: State, here: Here, where: Where, element: bytes, now: Time, *,
         if record.state in OPEN:
             raise
         return _nothing(where.peer, *negotiating.fail(s, record, error, now, echo=element), error=error.detail)
+    event = _EVENTS.get(move, "")
+    if move is Move.TERMINATE and record.state in PENDING:
+        event = tables.DECLINED
+    if tables.find(record.state, event) is None:
+        raise NoSession("that is not its turn")
     settings = here.settings()
-    if (record.state, move) == (OFFERED, Move.ACCEPT):
+    if event == tables.MESSAGE_2:
         effects = negotiating.conclude(s, settings, record, where.peer, form, element, now)
-        return _nothing(where.peer, *effects)
-    if (record.state, move) == (ANSWERED, Move.COMPLETE):
-        return _nothing(where.peer, *negotiating.accept(s, settings, record, form, element, now))
-    if move in (Move.REJECT, Move.CANCEL, Move.TERMINATE) and record.state in PENDING:
-        return _nothing(where.peer, *_declined(s, record, form, now))
-    if move is Move.TERMINATE:
-        return _nothing(where.peer, *_end_in_clear(s, record, now))
-    raise NoSession("that is not its turn")
+    elif event == tables.MESSAGE_3:
+        effects = negotiating.accept(s, settings, record, form, element, now)
+    elif event == tables.DECLINED:
+        effects = _declined(s, record, form, now)
+    else:
+        effects = end_in_clear(s, record, now)
+    return _nothing(where.peer, *effects)
 
 
 def _fits(record: Record, where: Where) -> bool:
@@ -225,7 +237,7 @@ def _offered(s: State, here: Here, where: Where, element: bytes, now: Time) -> D
 def _accepted(s: State, here: Here, where: Where, element: bytes, now: Time) -> Done[Outcome]:
     """Message 4, perhaps with a first stanza of the session in it."""
     record = sessions.load(s, where.thread)
-    if record is None or not _fits(record, where) or record.state != CONCLUDED:
+    if record is None or not _fits(record, where) or tables.find(record.state, tables.MESSAGE_4) is None:
         raise NoSession("there is no negotiation that it would end")
     try:
         form, content = wire.parse_init(element)
@@ -254,7 +266,7 @@ def _one_line(form: Form) -> str:
         return ""
 
 
-def _end_in_clear(s: State, record: Record, now: Time) -> Effects:
+def end_in_clear(s: State, record: Record, now: Time) -> Effects:
     """Anybody on the way could have written that; Gajim never writes anything else."""
     profile = PROFILES.get(record.profile)
     if profile is None or not profile.ends_in_clear:

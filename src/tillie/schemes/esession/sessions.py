@@ -12,24 +12,32 @@ from typing import NamedTuple
 import msgspec
 
 from tillie.model import Address, Changed, Device, State, Time, Trust
-from tillie.schemes.esession import records
+from tillie.schemes.esession import records, tables
 from tillie.schemes.esession.records import Moment, Record, Threads
+from tillie.schemes.esession.tables import (
+    ACTIVE,
+    ANSWERED,
+    ASKED,
+    BROKEN,
+    CONCLUDED,
+    ENDED,
+    ENDING,
+    FAILED,
+    NONE,
+    OFFERED,
+    OPEN,
+    OVER,
+    PENDING,
+    STATES,
+)
 from tillie.trust import associations, decisions, strings
 
-OFFERED = "offered"  # we sent message 1
-ASKED = "asked"  # message 1 came, and waits for a person
-ANSWERED = "answered"  # we sent message 2
-CONCLUDED = "concluded"  # we sent message 3
-ACTIVE = "active"
-ENDING = "ending"  # we asked that it end, and wait for the answer
-ENDED = "ended"
-FAILED = "failed"  # the negotiation came to nothing
-BROKEN = "broken"  # a stanza did not verify, or was lost
-
-PENDING = (OFFERED, ASKED, ANSWERED, CONCLUDED)
-OPEN = (ACTIVE, ENDING)
-OVER = (ENDED, FAILED, BROKEN)
-STATES = (*PENDING, *OPEN, *OVER)
+# fmt: off
+__all__ = [
+    "ACTIVE", "ANSWERED", "ASKED", "BROKEN", "CONCLUDED", "ENDED", "ENDING", "FAILED", "OFFERED",
+    "OPEN", "OVER", "PENDING", "STATES",
+]  # the states are looked for here
+# fmt: on
 
 INITIATOR, RESPONDER, GIVEN = "initiator", "responder", "given"
 
@@ -122,6 +130,7 @@ def save(s: State, record: Record) -> None:
 def enter(s: State, record: Record, state: str, now: Time, **more: object) -> tuple[Record, Changed]:
     """Keep a live session in another state, or of another resource of its peer."""
     before = load(s, record.thread)
+    tables.require_change(before.state if before is not None else NONE, state)
     if before is not None and before.state in OPEN:
         _unlist(s, before)
     record = msgspec.structs.replace(record, state=state, changed=now, **more)
@@ -134,6 +143,7 @@ def enter(s: State, record: Record, state: str, now: Time, **more: object) -> tu
 
 def finish(s: State, record: Record, state: str, why: str, now: Time, *, instead: str = "") -> Changed:
     """A session is over: its secrets go, what it was and why it ended stays for a while."""
+    tables.require_change(record.state, state)
     if record.state in OPEN:
         _unlist(s, record)
     s.put(records.key("session", record.thread), None)

@@ -20,7 +20,7 @@ from tillie.negotiation import options
 from tillie.negotiation import session as moves
 from tillie.negotiation.session import Move, Negotiation
 from tillie.schemes.esession import channel as channels
-from tillie.schemes.esession import negotiating, retained, sessions, text
+from tillie.schemes.esession import messages, negotiating, retained, sessions, text
 from tillie.schemes.esession.channel import Channel
 from tillie.schemes.esession.profile import PROFILES
 from tillie.schemes.esession.records import Record
@@ -304,6 +304,7 @@ def end(s: State, record: Record, now: Time) -> Effects:
     Gajim ends sessions in clear, and awaits no answer."""
     _, form = _view(record).terminate()
     if PROFILES[record.profile].ends_in_clear:
+        form = messages.write_termination(PROFILES[record.profile].layout)
         return (negotiating.told(record, wire.feature(form), now), sessions.finish(s, record, ENDED, "", now))
     after, element = channels.terminate(channels.decode(record.channel), _hidden(form), now=now)
     send = carry(record, element, now)
