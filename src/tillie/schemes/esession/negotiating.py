@@ -147,7 +147,7 @@ def finish(s: State, settings: Settings, record: Record, form: Form, echo: bytes
 def _open(s: State, record: Record, done: Established, now: Time, *, proven: bool) -> tuple[Record, Effects]:
     peer = Address(record.peer)
     public = identity.fingerprint(done.peer_key.key_value) if done.peer_key else b""
-    proven = proven or done.used is None
+    proven = proven or (done.used is None and bool(public))
     kept = retained.retain(s, done.used, done.new_secret, public, peer, now, proven=proven)
     values = msgspec.structs.asdict(done.parameters)
     record, changed = sessions.enter(

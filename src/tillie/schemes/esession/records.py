@@ -82,6 +82,7 @@ class Chain(msgspec.Struct, frozen=True, array_like=True):
     previous: bytes
     addresses: tuple[str, ...]
     expires: Time
+    shared: bool = True  # the peer has shown that it has it: message 4, which gives it the secret, may get lost
 
     def __repr__(self) -> str:
         return f"Chain({self.addresses!r})"

@@ -61,25 +61,42 @@ def retain(
 
     `proven`: something has verified under keys that `used` entered. It has not where we answered: whoever sits between
     can copy the hashes of secrets from what the true peer sent him, and sign with a key of his own. Such a session can
-    be read by nobody but the true peer, so it counts as hers; but nothing is learned from it before `prove`.
+    be read by nobody but the true peer, so it counts as hers; but nothing is learned from it before `prove`. Nor is
+    anything learned from a first session before then, if no public key signed: message 4 may be lost, and a chain that
+    only we have would be missed the next time.
     """
     name, before = _used(s, used)
     if before is not None and used is not None and not proven:
         if new:
-            _save(s, name, Chain(before.key, new, used.value, before.addresses, now + LIFE))
+            _save(s, name, Chain(before.key, new, used.value, before.addresses, now + LIFE, before.shared))
         return Continued(name, before.key, True)
     findings: list[str] = []
-    if before is None and _of(s, peer, now):
+    if before is None and _has_lost_one(s, peer, now):
         findings.append("it has lost the secret of the sessions before, or is somebody else")
     if before is None and new:
         name = random_bytes(NAME)
     key = PUBLIC + public if public else before.key if before else CHAIN + name if name else b""
     known = before is not None or bool(associations.load(s, key).seen)
+    addresses = before.addresses if before else () if proven else (str(peer.bare),)
     if new:
-        _save(s, name, Chain(before.key if before else key, new, b"", before.addresses if before else (), now + LIFE))
-    key, more = prove(s, name, key, public, peer, now)
+        _save(s, name, Chain(before.key if before else key, new, b"", addresses, now + LIFE, proven))
+    if proven:
+        key, more = prove(s, name, key, public, peer, now)
+        findings += more
     _keep_newest(s, peer, now)
-    return Continued(name, key, known, (*findings, *more))
+    return Continued(name, key, known, tuple(findings))
+
+
+def _has_lost_one(s: State, peer: Address, now: Time) -> bool:
+    """Whether a peer that named no secret of ours should have had one. Those that it may never have got go."""
+    decided = decisions.load(s, peer.bare)
+    had = False
+    for name, chain in _of(s, peer, now):
+        if chain.shared or chain.key in decided:
+            had = True
+        else:
+            forget(s, name)
+    return had
 
 
 def prove(s: State, name: bytes, key: bytes, public: bytes, peer: Address, now: Time) -> tuple[bytes, tuple[str, ...]]:
