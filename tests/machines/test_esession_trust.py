@@ -115,6 +115,27 @@ def test_a_server_that_drops_message_4_breaks_no_chain() -> None:
     assert bob.look(thread).trust is Trust.VERIFIED
 
 
+def test_a_first_session_whose_message_4_is_lost_is_not_missed() -> None:
+    """Bob retained a secret that Alice never got. That is no reason to tell him that she may be somebody else."""
+    alice, bob = Client(ALICE), Client(BOB)
+    alice.clock = bob.clock
+    alice.start(BOB)
+    deliver(alice, bob, only=3)
+    bob.say(ALICE, "are you there?")
+    for lost in bob.sent()[1:]:
+        alice.get(lost)
+    deliver(alice, bob)
+    assert not any(each.active for client in (alice, bob) for each in client.all())
+    bob.notices.clear()
+    _, _, thread = pair(alice, bob)
+    alice.say(BOB, "here I am")
+    deliver(alice, bob)
+    assert bob.notices == []
+    assert len([key for key in bob.records() if key[1] == "chain"]) == 1
+    again(alice, bob)
+    assert bob.look(thread).key == bob.all()[-1].key
+
+
 def test_the_secret_before_goes_with_the_first_stanza() -> None:
     alice, bob, _ = pair()
     again(alice, bob)

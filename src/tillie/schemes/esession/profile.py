@@ -14,7 +14,6 @@ from tillie.crypto.ctr import BLOCK, BLOCK_BITS, CIPHERS
 from tillie.crypto.kdf import HASHES
 from tillie.wire.forms import Dialect
 
-
 _LARGEST_KEY = max(CIPHERS.values())  # octets that AES takes
 
 

@@ -89,10 +89,9 @@ def retain(
 
 def _has_lost_one(s: State, peer: Address, now: Time) -> bool:
     """Whether a peer that named no secret of ours should have had one. Those that it may never have got go."""
-    decided = decisions.load(s, peer.bare)
     had = False
     for name, chain in _of(s, peer, now):
-        if chain.shared or chain.key in decided:
+        if chain.shared or chain.key in _verified(s, peer):
             had = True
         else:
             forget(s, name)
@@ -155,11 +154,15 @@ def _of_chain(name: bytes, chain: Chain) -> tuple[Secret, ...]:
 
 def _keep_newest(s: State, address: Address, now: Time) -> None:
     """The verified ones stay the longest: else a server could push them out with sessions of its own."""
-    decided = decisions.load(s, address.bare)
-    verified = {key for key, decision in decided.items() if decision.trust is Trust.VERIFIED}
+    verified = _verified(s, address)
     found = sorted(_of(s, address, now), key=lambda each: each[1].key not in verified)
     for name, _ in found[MAX_CHAINS:]:
         forget(s, name)
+
+
+def _verified(s: State, address: Address) -> set[bytes]:
+    decided = decisions.load(s, address.bare)
+    return {key for key, decision in decided.items() if decision.trust is Trust.VERIFIED}
 
 
 def _load(s: State, name: bytes) -> Chain | None:
