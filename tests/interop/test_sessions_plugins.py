@@ -237,3 +237,21 @@ def test_the_log_knows_nothing_of_what_was_said(prosody: PrivateProsody, caplog:
         asyncio.run(scenario())
     assert "SEND: <message" in caplog.text
     assert not any(said in caplog.text for said in ("sorrow", "good night", "morrow"))
+
+
+def test_beside_sessions_that_are_not_encrypted(prosody: PrivateProsody) -> None:
+    async def scenario() -> None:
+        juliet, romeo = couple(prosody, answer="contacts")
+        for player in (juliet, romeo):
+            player.register_plugin("xep_0155", module="tillie.networks.xmpp.xep_0155")
+        async with online(juliet, romeo):
+            await befriend(juliet, romeo)
+            plain, sealed = await asyncio.gather(
+                juliet.plugin["xep_0155"].offer(romeo.full), romeo.sessions.start(juliet.full)
+            )
+            assert plain.view.state.name == "ACTIVE"
+            assert sealed.active
+            assert [name for name, _ in juliet.told + romeo.told] == ["started", "started"]
+            assert juliet.failed == romeo.failed == []
+
+    asyncio.run(scenario())
