@@ -64,7 +64,6 @@ class XEP_0155(BasePlugin):
             raise UsageError(f"xep_0155's 'answer' is '{CONTACTS}' or '{ASK}'.")
         client: Any = self.xmpp
         self._all = Negotiations(client, self._supported, at_once=self.answer == CONTACTS, wait=self.wait)
-        self._all.takers.append(self._is_of_an_encrypted_session)
         for name, tag, handle in (
             ("Tillie SSN", FEATURE_TAG, self._all.handle),
             ("Tillie SSN error", ERROR_TAG, self._all.handle_error),
@@ -234,11 +233,6 @@ class XEP_0155(BasePlugin):
             if each.var == "logging" and "mustnot" in options.offered(each) and unsure:
                 raise UsageError("Not to log can be offered only if the program says that it is supported.")
         return kept
-
-    def _is_of_an_encrypted_session(self, message: Any) -> bool:
-        """Those are negotiated with the same elements, by `xep_0116`."""
-        plugins: Any = self.xmpp.plugin
-        return plugins.enabled("xep_0200") and bool(plugins["xep_0200"].door.takes(message))
 
     def _online(self, _: object) -> None:
         """A new connection: sessions of another resource are not ours any more. Who sees us is in the roster."""
