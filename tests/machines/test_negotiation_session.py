@@ -460,7 +460,7 @@ class TwoParties(RuleBasedStateMachine):
 
 
 def test_two_parties_mean_the_same() -> None:
-    run_state_machine_as_test(TwoParties, settings=settings(max_examples=500, stateful_step_count=16))
+    run_state_machine_as_test(TwoParties, settings=settings(max_examples=300, stateful_step_count=16))
 
 
 ANY_FORM = st.builds(
