@@ -95,8 +95,8 @@ class Negotiations:
     presence are answered without asking the program."""
 
     def __init__(self, client: Any, supported: Callable[[], Supported], *, at_once: bool, wait: float) -> None:
-        # Who else negotiates: a message that one of these takes is left alone. (Encrypted sessions need none: the receiver
-        # has taken their messages off the stream before.)
+        # Who else negotiates: a message that one of these takes is left alone. (Encrypted sessions need none: the
+        # receiver has taken their messages off the stream before.)
         self.takers: list[Callable[[Any], bool]] = []
         self._client = client
         self._supported = supported
