@@ -21,6 +21,8 @@ import copy
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -402,3 +404,19 @@ def test_the_recordings_are_there() -> None:
     assert any(session.get("expect_failure") for session in sessions)
     assert any(session.get("retained_secrets_before") for session in sessions)
     assert issubclass(SessionBroken, PeerError)
+
+
+def test_another_file_is_replayed_as_well(tmp_path: Path) -> None:
+    """All groups, counters that wrap, short strings and failures, made by a second implementation."""
+    made = tmp_path / "made.json"
+    with made.open("wb") as file:
+        subprocess.run([sys.executable, HERE.with_name("make_esession_gajim.py")], check=True, stdout=file, timeout=120)
+    names = [session["name"] for session in json.loads(made.read_bytes())["sessions"]]
+    environment = {**os.environ, "TILLIE_ESESSION_VECTORS": str(made)}
+    arguments = ["-q", "-rN", "-p", "no:cacheprovider", "-k", "test_a_recorded_session_of_gajim and made"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments, __file__],
+        capture_output=True, text=True, env=environment, timeout=240, check=False,
+    )  # fmt: skip
+    assert f"{len(names)} passed" in ran.stdout, ran.stdout[-4_000:]
+    assert len(names) > len(modp.GROUPS)
