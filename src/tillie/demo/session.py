@@ -343,7 +343,10 @@ class Rendezvous:
         if (mine.state, theirs.state) != (BROKEN, BROKEN):
             raise NotAsWritten("Mallory's trick was not noticed.")
         await self.bob.has_read_nothing()
-        self._show(mine, theirs)
+        wrote, got = [f"> {text}" for text in texts], [f"< {text}" for text in read] or ["(nothing came)"]
+        self.stage.columns(
+            [("Alice sees", [*wrote, *_screen(mine, "Bob")]), ("Bob sees", [*got, *_screen(theirs, "Alice")])]
+        )
 
     async def _end_in_clear(self) -> None:
         session = await self._meet(known=True)
@@ -373,31 +376,25 @@ class Rendezvous:
         self._show(mine, theirs, [note], [note])
 
     def _forge(self) -> None:
-        alice, bob = self.alice.own, self.bob.own
-        forged = grinding.forge(alice, bob, text_content(OVERHEARD).xml, now=time.time())
+        n = grinding.SHOWN
+        forged = grinding.forge(self.alice.own, self.bob.own, text_content(OVERHEARD).xml, now=time.time())
         if not forged.succeeded or forged.overheard != forged.read:
             raise NotAsWritten("The old string could not be forged.")
-        self.stage.columns(
-            [
-                ("Alice sees", [f"{'.' * (len(forged.alice) - grinding.SHOWN)}{forged.alice[-grinding.SHOWN :]}"]),
-                ("Mallory reads", [text_of(forged.overheard.decode())]),
-                ("Bob sees", [f"{'.' * (len(forged.bob) - grinding.SHOWN)}{forged.bob[-grinding.SHOWN :]}"]),
-            ]
-        )
-        self.stage.remark(
-            f"{forged.tries:,} tries in {forged.seconds:.1f} s; all five characters would take about"
-            f" {forged.whole_seconds / 60:,.0f} minutes like this, on one core. So it verifies nobody in Tillie."
-        )
+        alice, bob = (f"string: {'.' * (len(seen) - n)}{seen[-n:]}" for seen in (forged.alice, forged.bob))
+        read = text_of(forged.overheard.decode())
+        self.stage.columns([("Alice sees", [alice]), ("Mallory reads", [read]), ("Bob sees", [bob])])
+        self.stage.remark(f"{forged.tries:,} tries in {forged.seconds:.1f} s, on one core.")
+        self.stage.remark(f"All five characters would take about {forged.whole_seconds / 60:,.0f} minutes like this.")
+        self.stage.remark("So in Tillie the old string verifies nobody.")
 
     def _forge_ours(self) -> None:
         seen, tried = grinding.strings_of_ours(self.alice.own, self.bob.own, now=time.time())
         if len(tried) != 1 or seen in tried:
             raise NotAsWritten("Mallory could choose Bob's string.")
-        self.stage.remark(
-            f"Alice sees {seen}. Mallory made {grinding.OURS_TRIED} third messages, and Bob would see {min(tried)} each"
-            f" time: what enters our string is fixed before she knows Alice's. One attempt fits by chance once in"
-            f" {len(strings.DIGITS) ** strings.LENGTH:,}, and each that fails is counted and shown."
-        )
+        self.stage.columns([("Alice sees", [f"string: {seen}"]), ("Bob sees", [f"string: {min(tried)}"])])
+        self.stage.remark(f"Mallory made {grinding.OURS_TRIED} third messages, and Bob's string is the same with each:")
+        self.stage.remark("all that enters ours is fixed before she knows Alice's. One attempt fits by chance once in")
+        self.stage.remark(f"{len(strings.DIGITS) ** strings.LENGTH:,}, and each that fails is counted and shown.")
 
     # -- what is shown ------------------------------------------------------------------------------------------------
 
