@@ -22,7 +22,7 @@ from tillie.crypto.kdf import sha256
 from tillie.errors import NegotiationFailed, UsageError
 from tillie.model import Address
 from tillie.schemes.esession import four, offer
-from tillie.schemes.esession.profile import GAJIM, MAX_TRIALS, SUBSET, TRIALS
+from tillie.schemes.esession.profile import GAJIM, MAX_TRIALS, STRICT, SUBSET, TRIALS, Profile
 from tillie.schemes.esession.settings import Secret, Settings, is_code, new_code, normalise_code
 from tillie.trust import strings
 from tillie.trust.strings import SAS28X5, TILLIE
@@ -91,6 +91,18 @@ def test_ours_is_chosen_wherever_it_is_offered() -> None:
 
 
 # -- what a negotiation comes to --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", [STRICT, SUBSET, GAJIM], ids=lambda profile: profile.name)
+@pytest.mark.parametrize("logging", ["may", "mustnot"])
+def test_logging_means_the_same_in_every_spelling(profile: Profile, logging: str) -> None:
+    """XEP-0155 has may and mustnot, XEP-0217 `otr` true and false."""
+    both = replace(FAST, logging=(logging,))
+    negotiation = Negotiation(replace(both, profile=profile), both)
+    ours, theirs = negotiation.run()
+    assert ours.parameters.logging == theirs.parameters.logging == logging
+    wanted = {"may": "false", "mustnot": "true"}[logging] if profile is SUBSET else logging
+    assert negotiation.sent[2].value("otr" if profile is SUBSET else "logging") == wanted
 
 
 def test_both_ends_agree() -> None:

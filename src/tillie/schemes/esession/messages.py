@@ -14,7 +14,7 @@ from tillie.errors import Malformed, NegotiationFailed
 from tillie.negotiation.options import FORM_TYPE, SSN
 from tillie.schemes.esession.identity import ALGORITHMS
 from tillie.schemes.esession.keys import from_mpi, mpi
-from tillie.schemes.esession.parameters import NOT_ACCEPTABLE, NOT_IMPLEMENTED, Asked, Parameters
+from tillie.schemes.esession.parameters import NOT_ACCEPTABLE, NOT_IMPLEMENTED, Asked, Parameters, spelled
 from tillie.schemes.esession.profile import GAJIM, Layout
 from tillie.schemes.esession.settings import NEVER_REKEY, VERSION, Settings, Shield
 from tillie.wire import base64
@@ -176,8 +176,8 @@ def write_answer(asked: Asked, chosen: Parameters, answer: Answer) -> Form:
         "sas_algs": (chosen.string,),
         "security": ("e2e",),
         "disclosure": ("never",),
-        "logging": (chosen.logging,),
-        "otr": (chosen.logging,),
+        "logging": (spelled(asked, "logging", chosen.logging),),
+        "otr": (spelled(asked, "otr", chosen.logging),),
         "nonce": (base64.encode(answer.nonce_a),),
         "my_nonce": (base64.encode(answer.nonce_b),),
         "counter": (base64.encode(counter),),

@@ -46,7 +46,7 @@ class Parameters(msgspec.Struct, frozen=True, array_like=True):
     sign: str
     string: str
     rekey_freq: int
-    logging: str
+    logging: str  # "may" or "mustnot", however it was spelled
     three: bool = False
 
 
@@ -124,7 +124,7 @@ def choose(asked: Asked, settings: Settings) -> Parameters:
         sign=ways[2],
         string=string,
         rekey_freq=max(rekey_freq, settings.rekey_frequency),
-        logging=chosen.get("logging") or chosen.get("otr") or "",
+        logging=_read_logging(chosen.get("logging", ""), chosen.get("otr", "")),
         three=asked.three,
     )
 
@@ -213,9 +213,20 @@ def check_answer(asked: Asked, answer: Form) -> Parameters:
         sign=one("sign_algs"),
         string=one("sas_algs"),
         rekey_freq=rekey_freq,
-        logging=one("logging") or one("otr"),
+        logging=_read_logging(one("logging"), one("otr")),
         three=asked.three,
     )
+
+
+def _read_logging(logging: str, otr: str) -> str:
+    """ "may", "mustnot", or "" if nothing was said of it; whichever of two fields forbids it counts."""
+    said = (_LOGGING["logging"].get(logging, ""), _LOGGING["otr"].get(otr, ""))
+    return "mustnot" if "mustnot" in said else said[0] or said[1]
+
+
+def spelled(asked: Asked, name: str, logging: str) -> str:
+    """How the offer spells this value of `logging` in the field `name`, which may be `otr`."""
+    return next((o for o in asked.options.get(name, ()) if _LOGGING[name].get(o) == logging), "")
 
 
 def _is_one_of(values: tuple[str, ...], asked: Asked, name: str) -> bool:
