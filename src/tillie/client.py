@@ -220,7 +220,9 @@ class Client:
         while True:
             rows = await self.engine.inbox()
             for row, delivery in rows:
-                if row not in seen:
+                if delivery.scheme == self.sessions.scheme.name and delivery.stanza != "message":
+                    await self.engine.acknowledge(row)  # for a program that waited for it, not for a person
+                elif row not in seen:
                     seen.add(row)
                     yield row, delivery
             seen &= {row for row, _ in rows}

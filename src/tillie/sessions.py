@@ -72,11 +72,17 @@ class Sessions:
     client of somebody that a session can be with; without it the server decides who gets an offer."""
 
     def __init__(
-        self, engine: Engine, scheme: ESession, *, reach: Callable[[Address], Awaitable[Address]] | None = None
+        self,
+        engine: Engine,
+        scheme: ESession,
+        *,
+        reach: Callable[[Address], Awaitable[Address]] | None = None,
+        online: Callable[[], bool] = lambda: True,
     ) -> None:
         self.engine = engine
         self.scheme = scheme
         self.reach = reach
+        self._online = online
         self._waiters: list[Callable[[str], None]] = []
         self._unfollow = engine.follow(self._changed)
         self._keeper: asyncio.Task[None] | None = None
@@ -244,12 +250,12 @@ class Sessions:
     # -- this connection ----------------------------------------------------------------------------------------------
 
     def keep(self) -> None:
-        """As long as we are online: say that we are there, and send what other processes of the account sealed."""
+        """As long as we are there: say so in the store, and send what other processes of the account sealed."""
         if self._keeper is None or self._keeper.done():
             self._keeper = asyncio.ensure_future(self._keep())
 
     def rest(self) -> None:
-        """We are not online any more."""
+        """Our connection is over for good."""
         if self._keeper is not None:
             self._keeper.cancel()
             self._keeper = None
@@ -267,7 +273,8 @@ class Sessions:
                 beaten = now
                 await self.engine.drive(partial(self._beat, own=own))
             elif not isinstance(self.engine.store, MemoryStore):
-                await self.engine.flush_bound()
+                if self._online():
+                    await self.engine.flush_bound()
                 await self._look_around()
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -28,6 +28,7 @@ from tillie.sessions import Sessions
 MAX_ASKED = 1_000  # sealed requests that are not answered yet, the newest of each direction
 _ERROR = f"{{{CLIENT}}}error"
 _ANSWERS = ("result", "error")
+_SILENT = frozenset({Kind.EMPTY, Kind.DUPLICATE, Kind.NOT_FOR_US})  # what is to be told of it, an effect tells
 
 
 class Refused(NamedTuple):
@@ -110,6 +111,8 @@ class Door:
             if session.active and session.peer not in self._live and session.thread not in self._ours_to_end:
                 now = mine.get(session.thread)
                 self._closed[session.peer] = (now.why if now else "") or "it ended"
+            if session.active and session.peer not in self._live:
+                self._give_up(session.peer)
         for session in live:
             if session.active:
                 self._closed.pop(session.peer, None)
@@ -238,10 +241,20 @@ class Door:
             return
         self._client.event(f"{self.scheme}_refused", Refused(stanza, why))
         if isinstance(stanza, Iq) and stanza["type"] in ("get", "set"):
-            answer: Any = SESSION_CLASSES["iq"](self._client, recv=True)
-            answer["from"], answer["to"], answer["id"], answer["type"] = item.to, stanza["from"], stanza["id"], "error"
-            answer["error"]["condition"], answer["error"]["text"] = "not-acceptable", why
-            self._client.recv_stanza(answer)
+            self._fail(item.to, stanza["id"], why)
+
+    def _fail(self, peer: str, iq_id: str, why: str) -> None:
+        """Whoever waits for the answer to this request gets an error."""
+        answer: Any = SESSION_CLASSES["iq"](self._client, recv=True)
+        answer["from"], answer["id"], answer["type"] = peer, iq_id, "error"
+        answer["error"]["condition"], answer["error"]["text"] = "not-acceptable", why
+        self._client.recv_stanza(answer)
+
+    def _give_up(self, peer: Address) -> None:
+        """The session is over: no answer to what was asked in it can come any more."""
+        for whom, iq_id in [key for key in self._asked if key[0] == peer]:
+            del self._asked[whom, iq_id]
+            self._fail(whom, iq_id, "The session ended before the answer came.")
 
     async def sent(self) -> None:
         """Returns when everything that the program has sent up to now is sealed, and in the outbox."""
@@ -274,16 +287,16 @@ class Door:
                 else:
                     _remember(self._owed, (around.sender, around.id), stanza.session)
             self._client.recv_stanza(stanza)
-            self._later(self._tell(stanza))
+            self._later(self._tell(stanza.name, stanza))
             return
         if around.kind == "iq" and around.type in ("get", "set"):
             self._receiver.refuse(around)
-        if opened.error and around.type != "error":
+        if opened.kind not in _SILENT and around.type != "error":
             stanza = build(self._client, delivery_of(opened, around), around, row=received.inbox)
-            self._client.event(f"{self.scheme}_unreadable", stanza)
+            self._later(self._tell("unreadable", stanza))
 
-    async def _tell(self, stanza: Any) -> None:
-        await self._client.event_async(f"{self.scheme}_{stanza.name}", stanza)
+    async def _tell(self, what: str, stanza: Any) -> None:
+        await self._client.event_async(f"{self.scheme}_{what}", stanza)
         if stanza.row is not None and (self._receiver.acknowledges or stanza.name != "message"):
             await self._engine.acknowledge(stanza.row)
 

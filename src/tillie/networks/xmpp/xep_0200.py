@@ -45,7 +45,7 @@ class XEP_0200(BasePlugin):
         self.core = core_of(self)
         self.scheme = ESession(self.core.account, self.settings or Settings())
         self.core.use(self.scheme)
-        self.sessions = Sessions(self.core.engine, self.scheme)
+        self.sessions = Sessions(self.core.engine, self.scheme, online=lambda: self.core.network.online)
         core = self.core
         self.door = Door(
             self.xmpp, core.engine, self.scheme, core.receiver, self.sessions, core.notice, transparent=self.transparent
@@ -55,15 +55,13 @@ class XEP_0200(BasePlugin):
         self._tasks: set[asyncio.Task[None]] = set()
         client: Any = self.xmpp
         client.add_event_handler("esession_ready", self._online)
-        client.add_event_handler("session_resumed", self._online)
-        client.add_event_handler("disconnected", self._offline)
+        client.add_event_handler("session_end", self._gone)
         client.add_event_handler("presence_unavailable", self._left)
 
     def plugin_end(self) -> None:
         client: Any = self.xmpp
         client.del_event_handler("esession_ready", self._online)
-        client.del_event_handler("session_resumed", self._online)
-        client.del_event_handler("disconnected", self._offline)
+        client.del_event_handler("session_end", self._gone)
         client.del_event_handler("presence_unavailable", self._left)
         self._unfollow()
         self.door.close()
@@ -143,7 +141,8 @@ class XEP_0200(BasePlugin):
         self.sessions.keep()
         self._later(self.door.refresh())
 
-    def _offline(self, _: object) -> None:
+    def _gone(self, _: object) -> None:
+        """For good. A connection that is only cut can be resumed, and its sessions with it."""
         self.sessions.rest()
 
     def _left(self, presence: Presence) -> None:
