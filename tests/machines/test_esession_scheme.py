@@ -21,7 +21,7 @@ from support.sessions import (
     pair,
 )
 from tillie import history
-from tillie.errors import NoRecipients, NotTrusted, SessionEnded, StoreTooNew, UsageError
+from tillie.errors import Malformed, NoRecipients, NotTrusted, SessionEnded, StoreTooNew, UsageError
 from tillie.model import Address, Content, Done, Key, Kind, Need, RolledBack, Trust
 from tillie.negotiation import element as wire
 from tillie.negotiation import options
@@ -218,6 +218,56 @@ def test_an_offer_waits_for_a_person() -> None:
     assert alice.look(thread).active
     with pytest.raises(UsageError, match="Nobody waits"):
         bob.do(lambda s, now: bob.scheme.accept(s, thread, now))
+
+
+def test_who_waits_for_a_person_is_told_nothing_whatever_it_sends() -> None:
+    """An error would tell that somebody is there."""
+    alice, bob = Client(ALICE), Client(BOB, answers=NOBODY)
+    thread = alice.start(BOB)
+    deliver(alice, bob)
+    bad = wire.feature(forms.write("submit", (Field("FORM_TYPE", values=("other",)),)))
+    c = b"<c xmlns='http://www.xmpp.org/extensions/xep-0200.html#ns'><mac>AAAAAAAAAAAAAAAAAAAAAA==</mac></c>"
+
+    def probe() -> None:
+        for child in (bad, TERMINATE[:-3], c, wire.init(forms.write("result", ()))):
+            try:
+                bob.get(flying(ALICE, message(BOB, thread, child)))
+            except Malformed:
+                pass  # not even XML
+
+    probe()
+    bob.run(lambda s: bob.scheme.learn(s, RolledBack(), NOW))
+    probe()
+    assert bob.sent() == []
+
+
+def test_what_is_no_offer_is_answered_where_we_may_be_seen() -> None:
+    alice, bob = Client(ALICE), Client(BOB)
+    bad = wire.feature(forms.write("form", (Field("FORM_TYPE", "hidden", ("other",)),)))
+    bob.get(flying(ALICE, message(BOB, "t", bad)))
+    (told,) = bob.sent()
+    assert b"service-unavailable" in told.stanza
+    assert alice.get(told).kind is Kind.NO_SESSION
+    assert bob.all() == ()
+
+
+def test_the_second_client_that_answers_is_told_and_changes_nothing() -> None:
+    clock = Clock()
+    alice, laptop = Client(ALICE, clock=clock), Client(BOB, clock=clock)
+    phone = Client("bob@b.example/phone", clock=clock)
+    thread = alice.start("bob@b.example")
+    (one,) = alice.sent()
+    laptop.get(one)
+    phone.get(one)
+    (late,) = phone.sent()
+    deliver(alice, laptop)
+    before = alice.records()
+    alice.get(late)
+    deliver(alice, laptop, phone)
+    assert alice.records() == before
+    assert alice.look(thread).peer == BOB
+    assert phone.look(thread).state == "failed"
+    assert "Another client" in phone.look(thread).why
 
 
 def test_a_person_says_no() -> None:

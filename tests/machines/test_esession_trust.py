@@ -147,6 +147,30 @@ def test_the_secret_before_goes_with_the_first_stanza() -> None:
     assert not records.decode(chain, records.Chain).previous
 
 
+def test_a_verified_client_that_is_there_is_forgiven_what_failed() -> None:
+    alice, bob, thread = pair()
+    confirm(bob, thread)
+    alice.end(thread)
+    deliver(alice, bob)
+
+    def fail() -> int:
+        lost = alice.start(BOB)
+        deliver(alice, bob, only=2)
+        alice.sent()
+        for client in (alice, bob):
+            client.do(lambda s, now, c=client: c.scheme.abandon(s, lost, "lost", now))  # type: ignore[misc]
+        return bob.run(lambda s: Done(bob.scheme.failures(s, ALICE_BARE, bob.clock.now)))
+
+    assert [fail(), fail()] == [1, 2]
+    pair(alice, bob)
+    assert fail() == 3  # she has not spoken yet
+    _, _, thread = pair(alice, bob)
+    alice.say(BOB, "here I am")
+    deliver(alice, bob)
+    assert fail() == 1
+    assert alice.run(lambda s: Done(alice.scheme.failures(s, BOB_BARE, alice.clock.now))) == 4  # she compared nothing
+
+
 def test_a_retained_secret_expires() -> None:
     alice, bob, thread = pair()
     alice.end(thread)

@@ -21,7 +21,7 @@ from tillie.schemes import Outcome
 from tillie.schemes.esession import negotiating, sessions, tables, traffic
 from tillie.schemes.esession.profile import PROFILES
 from tillie.schemes.esession.records import Record
-from tillie.schemes.esession.sessions import ACTIVE, CONCLUDED, FAILED, OFFERED, OPEN, PENDING
+from tillie.schemes.esession.sessions import ACTIVE, ASKED, CONCLUDED, FAILED, INITIATOR, OFFERED, OPEN, PENDING
 from tillie.schemes.esession.settings import Settings
 from tillie.wire import xml
 from tillie.wire.forms import Form
@@ -155,7 +155,7 @@ def _no_session(s: State, here: Here, where: Where, around: Stanza, now: Time) -
         effects = negotiating.fail(s, pending, NegotiationFailed(why, condition="not-acceptable"), now)
         return Done(Outcome(Kind.NO_SESSION, Device(where.peer.bare, 0, b""), error=why), effects)
     past = sessions.load_past(s, where.thread) if where.thread else None
-    was = past is not None and (past.own, past.peer) == (where.own, where.peer)
+    was = past is not None and bool(past.profile) and (past.own, past.peer) == (where.own, where.peer)
     if not where.thread or around.type == "error" or not (was or here.answers(where.peer)):
         raise NoSession(why)
     error = wire.error("not-acceptable")
@@ -174,12 +174,12 @@ def _negotiate(s: State, here: Here, where: Where, element: bytes, now: Time, *,
             raise NegotiationFailed("The offer was kept for us, and is too old.")
         return _offered(s, here, where, element, now)
     if not _fits(record, where):
-        raise NoSession("the thread belongs to another session")
+        return _came_late(record, where, element, now)
     try:
         form = wire.parse_feature(element)
         move = moves.read(form)
     except PeerError as error:
-        if record.state in OPEN:
+        if record.state in OPEN or record.state == ASKED:  # who waits for a person's answer gets no other one
             raise
         return _nothing(where.peer, *negotiating.fail(s, record, error, now, echo=element), error=error.detail)
     event = _EVENTS.get(move, "")
@@ -199,6 +199,14 @@ def _negotiate(s: State, here: Here, where: Where, element: bytes, now: Time, *,
     return _nothing(where.peer, *effects)
 
 
+def _came_late(record: Record, where: Where, element: bytes, now: Time) -> Done[Outcome]:
+    """Another client of the peer answers what one of them has answered: it is told, and nothing changes here."""
+    offered = record.role == INITIATOR and (record.own, record.bare) == (where.own, where.peer.bare)
+    if not offered or moves.read(wire.parse_feature(element)) is not Move.ACCEPT:
+        raise NoSession("the thread belongs to another session")
+    return _nothing(where.peer, negotiating.cancellation(*where, now))
+
+
 def _fits(record: Record, where: Where) -> bool:
     """Whether a stanza can belong to a session. "Both entities MUST assume the session is being established with the
     resource of the contact that sends the reply": until then any resource of the peer may answer."""
@@ -214,8 +222,14 @@ def _offered(s: State, here: Here, where: Where, element: bytes, now: Time) -> D
     allowed, mine = here.answers(peer), negotiating.crossing(s, own, peer)
     if not (allowed or mine or here.asks(peer)):
         raise NegotiationFailed("Nobody is told that we are there.")
-    form = wire.parse_feature(element)
-    if moves.read(form) is not Move.OFFER:
+    try:
+        form = wire.parse_feature(element)
+        move = moves.read(form)
+    except PeerError as wrong:
+        if not (allowed or mine):
+            raise
+        return _nothing(peer, *negotiating.refuse(own, peer, thread, wrong, element, now), error=wrong.detail)
+    if move is not Move.OFFER:
         raise NoSession("there is no such negotiation")
     if not negotiating.may_take(s, peer, waits=not (allowed or mine)):
         raise NegotiationFailed("There are too many negotiations at once.")

@@ -14,8 +14,9 @@ import msgspec
 
 from tillie.crypto.random import random_bytes
 from tillie.errors import NegotiationFailed, PeerError, StoreDamaged, UsageError
-from tillie.model import Address, Effect, Notice, Send, State, Time
+from tillie.model import Address, Effect, Notice, Send, State, Time, Trust
 from tillie.negotiation import element as wire
+from tillie.negotiation import options
 from tillie.negotiation import session as moves
 from tillie.schemes.esession import channel as channels
 from tillie.schemes.esession import four, identity, offer, records, retained, sessions
@@ -33,8 +34,9 @@ from tillie.schemes.esession.sessions import (
 )
 from tillie.schemes.esession.settings import Parties, Settings
 from tillie.schemes.esession.states import Answering, Concluding, Established, Offering
+from tillie.trust import decisions
 from tillie.wire import forms, stanza
-from tillie.wire.forms import Form
+from tillie.wire.forms import Field, Form
 
 # Seconds that a state lasts at most. A person may have to decide on an offer; the steps after it are computed at once.
 LIFE = {OFFERED: 300.0, ASKED: 600.0, ANSWERED: 120.0, CONCLUDED: 120.0, ENDING: 30.0}
@@ -157,6 +159,8 @@ def _open(s: State, record: Record, done: Established, now: Time, *, proven: boo
         profile=done.profile, stanzas=done.parameters.stanzas, logging=done.parameters.logging,
         parameters=tuple((name, _shown(value)) for name, value in values.items()),
     )  # fmt: skip
+    if proven:
+        forgive(s, peer, kept.key)
     return record, (changed, *notices(peer, kept.findings))
 
 
@@ -194,6 +198,12 @@ def give_up(s: State, record: Record, why: str, now: Time, *, counted: bool = Fa
     return (changed, Notice(peer, text))
 
 
+def refuse(own: Address, peer: Address, thread: str, error: PeerError, echo: bytes, now: Time) -> tuple[Send, ...]:
+    """The answer to what is no offer. Nothing is kept of it."""
+    condition = error.condition if isinstance(error, NegotiationFailed) else "not-acceptable"
+    return (message(own, peer, thread, wire.error(condition, (), echo), now, kind="error"),) if condition else ()
+
+
 def tell(record: Record, condition: str, fields: Iterable[str], echo: bytes, now: Time) -> tuple[Send, ...]:
     """The error that the peer gets (XEP-0155 section 4.3, XEP-0116); none without a condition."""
     if not condition:
@@ -220,6 +230,13 @@ def forget_failures(s: State, now: Time) -> None:
     for key, data in list(s.scan(records.key("failures"))):
         if records.decode(data, Failures).day != int(now // DAY):
             s.put(key, None)
+
+
+def forgive(s: State, peer: Address, key: bytes) -> None:
+    """A client that was verified has shown that it is there: what failed before was no guess at its string."""
+    decision = decisions.load(s, peer.bare).get(key)
+    if decision is not None and decision.trust is Trust.VERIFIED:
+        s.put(records.key("failures", peer.bare), None)
 
 
 def too_many(s: State, peer: Address, now: Time) -> bool:
@@ -258,6 +275,15 @@ def rejection(record: Record, reason: str, now: Time) -> Send:
     own, peer = Address(record.own), Address(record.peer)
     _, form = moves.asked(own, peer, record.thread, forms.parse(record.step)).reject(reason)
     return told(record, wire.feature(form), now)
+
+
+def cancellation(own: Address, peer: Address, thread: str, now: Time) -> Send:
+    """To a client that answered after another one of the same person (XEP-0155 section 4.4)."""
+    fields = (
+        Field("FORM_TYPE", values=(options.SSN,)), Field("accept", values=("0",)),
+        Field("reason", values=("Another client was the first to answer.",)),
+    )  # fmt: skip
+    return message(own, peer, thread, wire.feature(forms.write("result", fields)), now)
 
 
 def _go(s: State, record: Record, state: str, child: bytes, now: Time, *, amp: bool = False) -> Effects:

@@ -359,7 +359,7 @@ class ESession:
             return Done(None)
         effects: list[Effect] = []
         for record in sessions.live(s):
-            if Address(record.peer).resource:
+            if Address(record.peer).resource and record.state != ASKED:
                 effects += negotiating.tell(record, "not-acceptable", (), b"", now)
             effects += self._abandon(s, record, "an old copy of the store was found", now)
         return Done(None, tuple(effects))

@@ -137,6 +137,7 @@ def came(
     if not before.proven:
         key, findings = retained.prove(s, record.chain, record.key, record.public, Address(record.peer), now)
         record = msgspec.structs.replace(record, key=key)
+        negotiating.forgive(s, Address(record.peer), key)
         effects = negotiating.notices(Address(record.peer), findings)
     sessions.save(s, record)
     if got.rekeyed:
