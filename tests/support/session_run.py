@@ -9,10 +9,11 @@ from typing import Any
 import msgspec
 
 from support.sessions import ALICE, BOB, Client, Clock, Flying
-from tillie.errors import Malformed, SessionEnded, UsageError
-from tillie.model import Done
+from tillie import pipeline
+from tillie.errors import Malformed, PeerError, SessionEnded, UsageError
+from tillie.model import Address, Arrived, Done, Opened, Stanza, State
 from tillie.negotiation import element as wire
-from tillie.schemes.esession import Settings, channel, records, states
+from tillie.schemes.esession import Settings, channel, records, sessions, states
 from tillie.schemes.esession.records import Record
 from tillie.schemes.esession.sessions import ANSWERED, CONCLUDED, OFFERED
 from tillie.wire import xml
@@ -215,3 +216,37 @@ def couple(alice: Settings, bob: Settings | None = None) -> Run:
     """Alice and Bob, who have no session yet."""
     clock = Clock()
     return Run(Client(ALICE, alice, clock=clock), Client(BOB, bob or alice, clock=clock))
+
+
+# -- by hand ----------------------------------------------------------------------------------------------------
+
+
+def arrive(
+    client: Client,
+    element: bytes,
+    *,
+    sender: str = ALICE,
+    thread: str = "",
+    kind: str = "message",
+    type: str = "normal",
+) -> Opened:
+    """An element as if a network had handed it over, whatever it is."""
+    siblings = (b"<thread xmlns='jabber:client'>%b</thread>" % thread.encode(),) if thread else ()
+    arrived = Arrived(element, Stanza(kind, Address(sender), client.own, type, "id", None, siblings))
+    try:
+        return client.run(lambda s: pipeline.open(s, client.scheme, client.policy, arrived, client.clock.now))
+    except PeerError as error:
+        return pipeline.failed(client.scheme, arrived, error)
+
+
+def sealed_raw(client: Client, thread: str, text: bytes) -> bytes:
+    """A <c/> of a client that hides what no client of ours would."""
+
+    def step(s: State) -> Done[bytes]:
+        record = sessions.load(s, thread)
+        assert record is not None
+        after, element = channel.seal(channel.decode(record.channel), text, now=client.clock.now)
+        sessions.save(s, msgspec.structs.replace(record, channel=channel.encode(after)))
+        return Done(element)
+
+    return client.run(step)

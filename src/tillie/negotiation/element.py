@@ -113,21 +113,30 @@ class Failure(NamedTuple):
 
 
 def error(condition: str, fields: Iterable[str] = (), echo: bytes = b"") -> bytes:
-    """The children of a message of type error (XEP-0155 section 4.3): `echo`, the element that is answered, as it came,
-    and the `<error/>`, which names the offending fields."""
+    """The children of a message of type error (XEP-0155 section 4.3): `echo`, the element that is answered, as it came
+    if it is XML, and the `<error/>`, which names the offending fields."""
     if condition not in ERRORS:
         raise UsageError(f"No negotiation is answered with {condition!r}.")
     kind, code = ERRORS[condition]
     named = b"".join(b"<field var=%b/>" % xml.attribute(var) for var in fields)
     about = b"<feature xmlns='%b'>%b</feature>" % (FEATURE.encode(), named) if named else b""
     return b"%b<error xmlns='jabber:client' code='%b' type='%b'><%b xmlns='%b'/>%b</error>" % (
-        echo,
+        _echoed(echo),
         code.encode(),
         kind.encode(),
         condition.encode(),
         STANZAS.encode(),
         about,
     )
+
+
+def _echoed(element: bytes) -> bytes:
+    """An element as it came, if it is one: what does not parse would break our own stream."""
+    try:
+        xml.parse(element, max_bytes=MAX_FEATURE_BYTES)
+    except Malformed:
+        return b""
+    return element
 
 
 def parse_error(data: bytes) -> Failure:
