@@ -127,6 +127,22 @@ def test_a_blog(prosody: PrivateProsody) -> None:
     asyncio.run(scenario())
 
 
+def test_a_visit_in_a_session(prosody: PrivateProsody, capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario() -> None:
+        juliet, romeo = new_account(prosody, "juliet"), new_account(prosody, "romeo", HOSTS[1])
+        a, b = (Bot(prosody, jid, plugins=("xep_0116",), answer="everyone") for jid in (juliet, romeo))
+        for bot in (a, b):
+            bot.register_plugin("xep_0092", {"software_name": "Balcony"})
+        async with online(a, b):
+            ended = asyncio.ensure_future(b.wait_until("esession_ended", 15))
+            version = await names()["visit"](a, romeo)
+            assert version["software_version"]["name"] == "Balcony"
+            assert (await b.read()) == "wherefore"
+            assert f"Do you both see {(await ended).string} ?" in capsys.readouterr().out
+
+    asyncio.run(scenario())
+
+
 def test_a_conversation_is_agreed_on_first(prosody: PrivateProsody) -> None:
     talk = names()["talk_in_italian"]
 
@@ -163,7 +179,10 @@ def test_a_conversation_is_agreed_on_first(prosody: PrivateProsody) -> None:
     asyncio.run(scenario())
 
 
-PLUGINS = (*(f"xep_0{number}" for number in (155, 373, 374, 380, 384, 420, 470, 473, 475, 476, 477)), core.NAME)
+PLUGINS = (
+    *(f"xep_{number:04}" for number in (116, 155, 200, 373, 374, 380, 384, 420, 470, 473, 475, 476, 477)),
+    core.NAME,
+)
 
 
 @pytest.mark.parametrize("name", PLUGINS)
@@ -178,10 +197,10 @@ def test_every_plugin_and_its_options_are_documented(name: str) -> None:
         assert f"`{feature}`" in text
 
 
-@pytest.mark.parametrize("number", [155, 373, 374, 384, 470, 473, 475, 476, 477])
+@pytest.mark.parametrize("number", [116, 155, 200, 373, 374, 384, 470, 473, 475, 476, 477])
 def test_every_method_is_documented(number: int) -> None:
     text = DOCS.read_text("utf-8")
-    plugin = getattr(import_module(f"tillie.networks.xmpp.xep_0{number}"), f"XEP_0{number}")
+    plugin = getattr(import_module(f"tillie.networks.xmpp.xep_{number:04}"), f"XEP_{number:04}")
     methods = [name for name, value in vars(plugin).items() if callable(value) and not name.startswith("_")]
     for method in set(methods) - {"plugin_init", "plugin_end", "session_bind", "encrypt_iq"}:
         assert f"`{method}" in text, method

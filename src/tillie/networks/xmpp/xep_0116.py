@@ -44,6 +44,7 @@ class XEP_0116(BasePlugin):
     name = "xep_0116"
     description = "XEP-0116: Encrypted Session Negotiation"
     dependencies: ClassVar[set[str]] = {"xep_0030", "xep_0115"}
+    features: ClassVar[tuple[str, ...]] = (FEATURE,)
     default_config: ClassVar[dict[str, Any]] = {
         **OPTIONS, "settings": None, "transparent": True, "answer": Answer.CONTACTS.value,
     }  # fmt: skip
@@ -54,7 +55,7 @@ class XEP_0116(BasePlugin):
         self.stanzas: xep_0200.XEP_0200 = bring(self, "xep_0200")
         self.sessions: Sessions = self.stanzas.sessions
         self.scheme = self.stanzas.scheme
-        self.sessions.reach = self.resource_of
+        self.sessions.reach = self.reach
         self.scheme.answers, self.scheme.asks = self._answers, self._asks
         self.stanzas.door.negotiates, self.stanzas.door.is_offer = True, is_offer
         self._contacts: frozenset[str] = frozenset()
@@ -124,7 +125,7 @@ class XEP_0116(BasePlugin):
         # What slixmpp has kept comes without the IQ around it.
         return FEATURE in (info["disco_info"] if isinstance(info, Iq) else info)["features"]
 
-    async def resource_of(self, bare: Address) -> Address:
+    async def reach(self, bare: Address) -> Address:
         """The client of somebody that can have a session, of those that we see online, by priority; the bare address if
         we see none: then the server decides who gets the offer. Raises `NegotiationFailed` if none of them can."""
         online = self._online_resources(bare)

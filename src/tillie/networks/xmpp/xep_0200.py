@@ -81,14 +81,14 @@ class XEP_0200(BasePlugin):
     ) -> Session:
         """A session with a full JID, from parameters that both sides have already: those of XEP-0200 section 3, as
         `tillie.schemes.esession.channel.begin` takes them. Each side's `out` is the other's `into`."""
-        engine, own = self.core.engine, self.own()
+        engine, own = self.core.engine, self._own()
         made = channel.begin(**parameters, now=engine.now())
         peer = address.parse(str(to))
         await engine.drive(lambda s: self.scheme.install(s, made, own, peer, thread, tuple(stanzas), engine.now()))
         await self.door.refresh()
         return await self.sessions.get(thread)
 
-    def own(self) -> Address:
+    def _own(self) -> Address:
         """Our full JID on this connection. Raises `SessionEnded` if there is none."""
         if self.core.engine.own is None:
             raise SessionEnded("We are not online.")
