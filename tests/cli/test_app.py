@@ -18,7 +18,7 @@ from tillie.cli import exits, main, messages
 __all__ = ["world"]
 
 ALICE, BOB = "alice@capulet.example", "bob@montague.example"
-GROUPS = ("account", "devices", "trust", "keys", "pubsub", "demo")
+GROUPS = ("account", "devices", "session", "trust", "keys", "pubsub", "demo")
 COMMANDS = ("send", "listen", "chat", "history", "verify", "backup", "restore", "seal", "open")
 
 

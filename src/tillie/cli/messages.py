@@ -66,16 +66,17 @@ def send(
     said = _text_to_send(text)
     from tillie.cli import online, unlock
 
-    async def work(client: Client, _: Lines) -> tuple[Sent, Session | None]:
+    async def work(client: Client, _: Lines) -> tuple[Sent, Session | None, bool]:
         sent = await client.send(to, said, scheme=scheme.value)
-        return sent, await client.sessions.get(sent.sealed.way.thread) if sent.sealed.way else None
+        session = await client.sessions.get(sent.sealed.way.thread) if sent.sealed.way else None
+        return sent, session, session is not None and session.own == client.engine.own
 
     with unlock.account(account, passphrase_file) as ours:
-        sent, session = online.run(ours, unlock.password(ours), work, ask=text not in (None, "-"))
+        sent, session, is_new = online.run(ours, unlock.password(ours), work, ask=text not in (None, "-"))
     if json:
         show.as_json(_sent_as_json(to, sent, session))
     elif session is not None:
-        _show_sent_in(session, sent)
+        _show_sent_in(session, sent, is_new=is_new)
     else:
         _show_sent(to, sent, report=report)
     if not sent.arrived:
@@ -108,15 +109,17 @@ def _show_sent(to: Address, sent: Sent, *, report: bool) -> None:
     show_report(sent.sealed.report, in_full=report)
 
 
-def _show_sent_in(session: Session, sent: Sent) -> None:
+def _show_sent_in(session: Session, sent: Sent, *, is_new: bool) -> None:
     from tillie.cli import session_views
 
     what = "Sent" if sent.arrived else "Queued, not sent yet"
-    show.note(f"{what}: in an encrypted session with {session_views.who(session)}, {session_views.trust_of(session)}.")
-    if session.over:
-        show.note("The session was opened for it, and is over.")
-    elif session.verifiable and session.trust.value != "verified":
+    which = "a new" if is_new else "the open"
+    trust = session_views.trust_of(session)
+    show.note(f"{what}: in {which} encrypted session with {session_views.who(session)}, {trust}.")
+    if trust != "verified" and not is_new:
         show.note(f"Its string is {session.string}; to compare it: tillie verify {session.peer.bare}")
+    elif trust != "verified":
+        show.note(f"To compare strings, open one that lasts: tillie session start {session.peer.bare}")
 
 
 def show_report(report: tuple[DeviceReport, ...], *, in_full: bool) -> None:
@@ -205,6 +208,7 @@ def listen(
                 return
 
     async def work(client: Client, lines: Lines) -> None:
+        show.note(f"Listening as {client.account.address}. Ctrl-C leaves.")
         async with session_record.recorded(client, transcript):
             await offers.beside(
                 show_messages(client), client, lambda question: session_talk.ask(lines, question), json=json
@@ -213,8 +217,6 @@ def listen(
     with unlock.account(account, passphrase_file) as ours:
         password = unlock.password(ours)
         offers.decide(ours, answer)
-        if not json:
-            show.note(f"Listening as {ours.address}. Ctrl-C leaves.")
         online.run(ours, password, work, listening=True)
 
 
