@@ -236,8 +236,8 @@ def _offered(s: State, here: Here, where: Where, element: bytes, now: Time) -> D
     effects: Effects = ()
     if mine is not None:
         if negotiating.ours_goes_on(own, peer):
-            error = wire.error("not-acceptable", (), element)
-            return _nothing(peer, negotiating.message(own, peer, thread, error, now, kind="error"))
+            crossed = NegotiationFailed(negotiating.CROSSED, condition="not-acceptable")
+            return _nothing(peer, *negotiating.refuse(own, peer, thread, crossed, element, now))
         effects = (sessions.finish(s, mine, FAILED, negotiating.CROSSED, now, instead=thread),)
     record, asked = negotiating.asked(s, own, peer, thread, form, now)
     if (allowed or mine) and not negotiating.too_many(s, peer, now):

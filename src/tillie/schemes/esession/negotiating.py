@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from tillie.crypto.random import random_bytes
-from tillie.errors import NegotiationFailed, PeerError, StoreDamaged, UsageError
+from tillie.errors import Malformed, NegotiationFailed, PeerError, StoreDamaged, UsageError
 from tillie.model import Address, Effect, Notice, Send, State, Time, Trust
 from tillie.negotiation import element as wire
 from tillie.negotiation import options
@@ -35,13 +35,14 @@ from tillie.schemes.esession.sessions import (
 from tillie.schemes.esession.settings import Parties, Settings
 from tillie.schemes.esession.states import Answering, Concluding, Established, Offering
 from tillie.trust import decisions
-from tillie.wire import forms, stanza
+from tillie.wire import forms, stanza, xml
 from tillie.wire.forms import Field, Form
 
 # Seconds that a state lasts at most. A person may have to decide on an offer; the steps after it are computed at once.
 LIFE = {OFFERED: 300.0, ASKED: 600.0, ANSWERED: 120.0, CONCLUDED: 120.0, ENDING: 30.0}
 MAX_PENDING = 32  # negotiations that others began, at once: each costs an exponentiation and a record
 MAX_PENDING_OF_ONE = 4  # ... by one bare address
+MAX_ECHO = 65_536  # bytes of a form that an error repeats
 MAX_OF_ONE = 32  # sessions and negotiations with one bare address
 MAX_RETRIES = 3  # automatic ones, for each peer and day, after attempts that failed behind message 2
 DAY = 86_400.0
@@ -201,7 +202,16 @@ def give_up(s: State, record: Record, why: str, now: Time, *, counted: bool = Fa
 def refuse(own: Address, peer: Address, thread: str, error: PeerError, echo: bytes, now: Time) -> tuple[Send, ...]:
     """The answer to what is no offer. Nothing is kept of it."""
     condition = error.condition if isinstance(error, NegotiationFailed) else "not-acceptable"
-    return (message(own, peer, thread, wire.error(condition, (), echo), now, kind="error"),) if condition else ()
+    return (message(own, peer, thread, wire.error(condition, (), _echo(echo)), now, kind="error"),) if condition else ()
+
+
+def _echo(element: bytes) -> bytes:
+    """What an error repeats of what it answers: nothing that could break our own stream, or fill it."""
+    try:
+        xml.parse(element, max_bytes=MAX_ECHO)
+    except Malformed:
+        return b""
+    return element
 
 
 def tell(record: Record, condition: str, fields: Iterable[str], echo: bytes, now: Time) -> tuple[Send, ...]:
@@ -209,7 +219,7 @@ def tell(record: Record, condition: str, fields: Iterable[str], echo: bytes, now
     if not condition:
         return ()
     own, peer = Address(record.own), Address(record.peer)
-    return (message(own, peer, record.thread, wire.error(condition, fields, echo), now, kind="error"),)
+    return (message(own, peer, record.thread, wire.error(condition, fields, _echo(echo)), now, kind="error"),)
 
 
 def failures(s: State, peer: Address, now: Time) -> int:
