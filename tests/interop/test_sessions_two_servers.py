@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
+from base64 import b64decode, b64encode
+
+import pytest
 
 from support.federation import Federation, federation
 from support.players import Player
 from support.prosody import HOSTS, new_account
+from support.session_run import secrets_of
 from support.xmpp import Bot, online, until
 
 __all__ = ["federation"]
@@ -60,3 +66,61 @@ def test_a_session_between_two_servers(federation: Federation) -> None:
     for host in HOSTS:
         files = [file for file in federation[host].data_folder.rglob("*") if file.is_file()]
         assert not any(b"herefore" in file.read_bytes() for file in files)
+
+
+def test_a_server_that_goes_away_ends_the_session_and_another_one_begins(federation: Federation) -> None:
+    async def scenario() -> None:
+        juliet, romeo = couple(federation)
+        a, b = Player(federation[CAPULET], juliet), Player(federation[MONTAGUE], romeo)
+        async with online(a, b):
+            first = await a.sessions.start(romeo)
+            a.send_message(b.full, "before", mtype="chat")
+            assert await b.read() == "before"
+            federation[MONTAGUE].stop()
+            a.send_message(b.full, "into the void", mtype="chat")
+            await until(lambda: [name for name, _ in a.told] == ["started", "ended"])
+            over = a.told[-1][1]
+            assert (over.thread, over.state) == (first.thread, "broken")
+            assert "was refused" in over.why
+            assert not a.leaked("into the void")
+        await federation[MONTAGUE].start()
+        a, b = Player(federation[CAPULET], juliet, store=a.store), Player(federation[MONTAGUE], romeo, store=b.store)
+        async with online(a, b):
+            second = await a.sessions.start(b.full)
+            assert second.thread != first.thread
+            assert second.known  # the secret that the first session left
+            a.send_message(b.full, "after", mtype="chat")
+            assert await b.read() == "after"
+            assert a.failed == b.failed == []
+
+    asyncio.run(scenario())
+
+
+def test_no_log_has_a_word_of_it_or_a_key(federation: Federation, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    secrets: set[bytes] = set()
+
+    async def scenario() -> None:
+        juliet, romeo = couple(federation)
+        a, b = Player(federation[CAPULET], juliet), Player(federation[MONTAGUE], romeo)
+        async with online(a, b):
+            session = await a.sessions.start(romeo)
+            await a.sessions.rekey(session.thread)
+            a.send_message(b.full, "herefore", mtype="chat")
+            assert await b.read() == "herefore"
+            for player in (a, b):
+                secrets.update(secrets_of(dict(player.store._records)))
+            await a.sessions.end(session.thread)
+            # Keys of MACs that verify nothing any more are everybody's.
+            old = re.findall("<old>([^<]+)</old>", "".join((*a.wire, *b.wire)))
+            secrets.difference_update(map(b64decode, old))
+
+    asyncio.run(scenario())
+    assert len(secrets) >= 6
+    assert "RECV" in caplog.text
+    for text in (caplog.text, *(federation[host].log_file.read_text() for host in HOSTS)):
+        assert "herefore" not in text
+        for secret in secrets:
+            assert secret.hex() not in text
+            assert b64encode(secret).decode() not in text
+            assert repr(secret)[2:-1] not in text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 from support.sessions import ALICE, BOB, Client, Clock, Flying
 from tillie import pipeline
 from tillie.errors import Malformed, PeerError, SessionEnded, UsageError
-from tillie.model import Address, Arrived, Done, Opened, Stanza, State
+from tillie.model import Address, Arrived, Done, Key, Opened, Stanza, State
 from tillie.negotiation import element as wire
 from tillie.schemes.esession import Settings, channel, records, sessions, states
 from tillie.schemes.esession.records import Record
@@ -190,11 +190,16 @@ def condition_of(one: Flying) -> str:
 
 
 def secrets_in(client: Client) -> set[bytes]:
-    """The secrets of all negotiations and sessions that are not over, as octets of the store."""
+    """The secrets of all negotiations and sessions of a client that are not over."""
+    return secrets_of(client.store._records)
+
+
+def secrets_of(kept: Mapping[Key, bytes]) -> set[bytes]:
+    """The same of a store's records, as the octets that lie in it."""
     return {
         secret
-        for key, value in client.records().items()
-        if key[1] == "session"
+        for key, value in kept.items()
+        if (key.scheme, key.kind) == ("esession", "session")
         for secret in _secrets_of(records.decode(value, Record))
     }
 
