@@ -61,11 +61,17 @@ class InSession:
         return f"<{type(self).__name__}>"  # slixmpp writes what it handles into its debug log
 
 
-class SessionMessage(InSession, Message):
+class _AnsweredByNothing(InSession):
+    def exception(self, error: Exception) -> None:
+        """An error in a handler stays here: an error in plain would also end the session."""
+        self.stream.exception(error)  # type: ignore[attr-defined]
+
+
+class SessionMessage(_AnsweredByNothing, Message):
     """A message that was sealed in a session."""
 
 
-class SessionPresence(InSession, Presence):
+class SessionPresence(_AnsweredByNothing, Presence):
     """A directed presence that was sealed in a session."""
 
 
