@@ -22,6 +22,7 @@ from tillie.schemes.esession.identity import (
 )
 from tillie.schemes.esession.settings import Settings, Shield
 from tillie.wire import base64
+from tillie.wire.forms import Field, Form, write
 
 NOT_ACCEPTABLE, NOT_IMPLEMENTED = "not-acceptable", "feature-not-implemented"
 RSA_A, RSA_B = RsaIdentity.generate(), RsaIdentity.generate()
@@ -251,6 +252,18 @@ def test_what_was_altered_in_three_messages(number: int, var: str) -> None:
     assert caught.value.condition in (NOT_ACCEPTABLE, NOT_IMPLEMENTED)
 
 
+def test_e_that_is_sent_back_in_three_messages() -> None:
+    negotiation = Negotiation(client(ED_A), service(ED_B))
+
+    def reflect(form: Form) -> Form:
+        return with_values("dhkeys", negotiation.sent[1].value("dhkeys"))(form)
+
+    negotiation.changes[2] = reflect
+    with pytest.raises(NegotiationFailed) as caught:
+        negotiation.run_three()
+    assert (caught.value.condition, caught.value.fields) == (NOT_ACCEPTABLE, ("dhkeys",))
+
+
 @pytest.mark.parametrize("value", ["AA==", "AQ==", ""])
 def test_e_out_of_range_in_three_messages(value: str) -> None:
     negotiation = Negotiation(client(ED_A), service(ED_B), changes={1: with_values("dhkeys", value)})
@@ -259,15 +272,13 @@ def test_e_out_of_range_in_three_messages(value: str) -> None:
 
 
 def test_a_session_of_one_stanza_is_refused() -> None:
-    def end(form: object) -> object:
-        from tillie.wire.forms import Field, write
-
-        return write("result", (*form.fields, Field("terminate", "", ("1",))))  # type: ignore[attr-defined]
+    def end(form: Form) -> Form:
+        return write("result", (*form.fields, Field("terminate", "", ("1",))))
 
     negotiation = Negotiation(
         client(ED_A, known_keys=(ED_B.key_value,)),
         service(ED_B),
-        changes={3: end},  # type: ignore[dict-item]
+        changes={3: end},
     )
     with pytest.raises(NegotiationFailed) as caught:
         negotiation.run_three()
@@ -275,12 +286,10 @@ def test_a_session_of_one_stanza_is_refused() -> None:
 
 
 def test_neither_three_messages_nor_four() -> None:
-    def both(form: object) -> object:
-        from tillie.wire.forms import Field, write
+    def both(form: Form) -> Form:
+        return write("form", (*form.fields, Field("dhkeys", "hidden", ("Ag==",))))
 
-        return write("form", (*form.fields, Field("dhkeys", "hidden", ("Ag==",))))  # type: ignore[attr-defined]
-
-    error = fails(1, both)  # type: ignore[arg-type]
+    error = fails(1, both)
     assert (error.condition, error.fields) == (NOT_ACCEPTABLE, ("dhkeys",))
 
 

@@ -255,6 +255,17 @@ def test_public_values_have_one_spelling(number: int) -> None:
     assert error.condition == CONDITION[number]
 
 
+def test_d_that_is_sent_back_as_e() -> None:
+    """Committed to before it was known, by somebody who can see the future."""
+    negotiation = Negotiation()
+    third = negotiation.until_concluded()
+    assert negotiation.answering
+    d = negotiation.answering.public
+    answering = msgspec.structs.replace(negotiation.answering, commitment=sha256(d))
+    with pytest.raises(NegotiationFailed, match="is ours"):
+        four.accept(answering, FAST, negotiation.parties[1], with_octets("dhkeys", lambda _: d)(third), (), now=NOW)
+
+
 def test_e_that_was_not_committed_to() -> None:
     assert fails(3, with_octets("dhkeys", lambda _: mpi(4))).condition == NOT_IMPLEMENTED
 

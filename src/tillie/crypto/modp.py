@@ -21,16 +21,20 @@ GENERATOR = 2
 
 
 class Group(NamedTuple):
-    """One group: its number on the wire, its prime and the length of that in bits, and how long our exponents are.
+    """One group: its number on the wire, the length of its prime in bits, and how long our exponents are.
 
     The prime is safe, (p - 1) / 2 is prime too, so that a public value 1 < v < p - 1 gives away at most one bit of
     an exponent, whatever the peer chose.
     """
 
     number: int
-    prime: int
     bits: int
+    addend: int  # by which the prime is defined
     exponent_bits: int
+
+    @property
+    def prime(self) -> int:
+        return _prime(self.bits, self.addend)
 
     @property
     def size(self) -> int:
@@ -38,47 +42,46 @@ class Group(NamedTuple):
         return self.bits // 8
 
 
-# RFC 2409 section 6 and RFC 3526 define each prime by one small number c:
-# p = 2^n - 2^(n-64) - 1 + 2^64 * (floor(2^(n-130) pi) + c).
 # The exponents have twice the strength of the group (the larger estimate of RFC 3526 section 8), and more than the
-# 2n - 1 = 255 bits that XEP-0116 section 4.3 asks for. On a line: the group, n, c, bits of an exponent.
-_DEFINITIONS = (
-    (1, 768, 149_686, 264),
-    (2, 1024, 129_093, 264),
-    (5, 1536, 741_804, 264),
-    (14, 2048, 124_476, 320),
-    (15, 3072, 1_690_314, 424),
-    (16, 4096, 240_904, 480),
-    (17, 6144, 929_484, 544),
-    (18, 8192, 4_743_158, 624),
-)
-_PI_BITS = 8192 + 64
+# 2n - 1 = 255 bits that XEP-0116 section 4.3 asks for.
+GROUPS = {
+    group.number: group
+    for group in (
+        Group(1, 768, 149_686, 264),
+        Group(2, 1024, 129_093, 264),
+        Group(5, 1536, 741_804, 264),
+        Group(14, 2048, 124_476, 320),
+        Group(15, 3072, 1_690_314, 424),
+        Group(16, 4096, 240_904, 480),
+        Group(17, 6144, 929_484, 544),
+        Group(18, 8192, 4_743_158, 624),
+    )
+}
+SMALL = frozenset({1, 2, 5})  # below 2048 bits: only for peers that have nothing else, and only when asked for
 _BACKENDS = {"gmpy2": "gmpy2", "cryptography": "cryptography.hazmat.primitives.asymmetric.dh"}
 
 
-def _arctan_inverse(of: int) -> int:
-    """arctan(1 / of) * 2^_PI_BITS, a few units too small at most."""
-    power = (1 << _PI_BITS) // of
+@cache
+def _prime(bits: int, addend: int) -> int:
+    """p = 2^n - 2^(n-64) - 1 + 2^64 * (floor(2^(n-130) pi) + addend), as RFC 2409 and RFC 3526 define their primes."""
+    return (1 << bits) - (1 << (bits - 64)) - 1 + ((_pi(bits - 130) + addend) << 64)
+
+
+def _pi(bits: int) -> int:
+    """floor(2^bits * pi), by Machin's formula."""
+    one = 1 << (bits + 64)  # the last bits of a sum of so many rounded terms are wrong
+    return (4 * (4 * _arctan_inverse(5, one) - _arctan_inverse(239, one))) >> 64
+
+
+def _arctan_inverse(of: int, one: int) -> int:
+    """arctan(1 / of), in units of 1 / one."""
+    power = one // of
     total, divisor, sign = power, 3, -1
     while power:
         power //= of * of
         total += sign * (power // divisor)
         divisor, sign = divisor + 2, -sign
     return total
-
-
-def _groups() -> dict[int, Group]:
-    pi = 4 * (4 * _arctan_inverse(5) - _arctan_inverse(239))  # Machin's formula
-    found = {}
-    for number, bits, c, exponent_bits in _DEFINITIONS:
-        middle = (pi >> (_PI_BITS - (bits - 130))) + c
-        prime = (1 << bits) - (1 << (bits - 64)) - 1 + (middle << 64)
-        found[number] = Group(number, prime, bits, exponent_bits)
-    return found
-
-
-GROUPS = _groups()
-SMALL = frozenset({1, 2, 5})  # below 2048 bits: only for peers that have nothing else, and only when asked for
 
 
 @cache

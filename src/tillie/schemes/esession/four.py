@@ -179,6 +179,8 @@ def _open_commitment(reader: messages.Reader, answering: Answering) -> int:
     """e, if it is what message 1 committed to, and in range."""
     group = modp.GROUPS[answering.parameters.group]
     octets = reader.octets("dhkeys", 1, group.size)
+    if octets == answering.public:
+        raise failed("The Diffie-Hellman value of the other side is ours.")
     if not equal(sha256(octets), answering.commitment):
         raise failed("The Diffie-Hellman value is not the one that was committed to.")
     try:

@@ -174,6 +174,8 @@ def check_answer(offering: Offering, form: Form) -> Answered:
     except BadKey as error:
         raise reader.failed(error.detail, "dhkeys") from None
     x, e = next((x, e) for number, x, e in offering.exponents if number == chosen.group)
+    if keys.mpi(public) == e:  # "Bob MUST NOT return Alice's values of N_A and e in these fields"
+        raise reader.failed("The Diffie-Hellman value of the other side is ours.", "dhkeys")
     return Answered(chosen, nonce_b, counter, public, int.from_bytes(x, "big"), int.from_bytes(e, "big"))
 
 
