@@ -29,6 +29,10 @@ NOT_ACCEPTABLE, NOT_IMPLEMENTED = "not-acceptable", "feature-not-implemented"
 TERMINATE = wire.feature(
     forms.write("submit", (Field("FORM_TYPE", values=(options.SSN,)), Field("terminate", values=("1",))))
 )
+NOBODY_THERE = (
+    b"<error xmlns='jabber:client' type='cancel'>"
+    b"<service-unavailable xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
+)
 MINE, THEIRS = Ed25519Identity.generate(), Ed25519Identity.generate()
 MUSTNOT = Field("logging", "list-single", ("mustnot",), ("mustnot",), required=True)
 
@@ -114,8 +118,7 @@ def twice(run: Run) -> None:
     """The second session continues what the first left."""
     talk_briefly(run)
     run.do(run.alice, "end")
-    run.threads.insert(0, run.bob.start(run.alice.own))
-    run.carry_all()
+    run.start(run.bob)
     run.say(run.bob, "three")
     run.say(run.alice, "four")
 
@@ -201,6 +204,27 @@ def of_another_thread(run: Run, one: Flying) -> list[Flying]:
     return [Flying(one.stanza.replace(thread.encode(), thread[::-1].encode()), one.sender)] if thread else [one]
 
 
+def bounced(run: Run, one: Flying) -> list[Flying]:
+    """A server sends it back, as servers do: with its id, without its thread."""
+    kind = xml.parse(one.stanza).tag.rpartition("}")[2].encode()
+    start = b"<%b xmlns='jabber:client' type='error' to='%b' id='%b'>" % (
+        kind, one.sender.encode(), xml.parse(one.stanza).get("id", "").encode()
+    )  # fmt: skip
+    return [Flying(start + NOBODY_THERE + b"</%b>" % kind, one.to)]
+
+
+def refused_in_its_name(run: Run, one: Flying) -> list[Flying]:
+    """Its receiver gets an error in the sender's name, and then the stanza."""
+    error = message(one.to, thread_of(one) or run.thread, NOBODY_THERE, type="error")
+    return [Flying(error, one.sender), one]
+
+
+def as_presence(run: Run, one: Flying) -> list[Flying]:
+    """The kind of a stanza is in no MAC."""
+    stanza = one.stanza.replace(b"<message ", b"<presence ").replace(b"</message>", b"</presence>")
+    return [Flying(stanza, one.sender)]
+
+
 def back(one: Flying) -> Flying:
     """The same stanza, from who should get it to who sent it."""
     to = f"to='{one.to}'".encode(), f'to="{one.to}"'.encode()
@@ -226,6 +250,9 @@ FAULTS: dict[str, Fault] = {
         reflected_too,
         ended_in_clear,
         of_another_thread,
+        bounced,
+        refused_in_its_name,
+        as_presence,
     )
 }
 

@@ -38,7 +38,7 @@ class Run:
     bob: Client
     at: int = -1
     fault: Fault | None = None
-    threads: list[str] = field(default_factory=list)  # of the sessions that somebody began
+    threads: list[str] = field(default_factory=list)  # of the sessions that somebody began, the newest first
     passed: list[Flying] = field(default_factory=list)  # every stanza that was sent
     held: list[Flying] = field(default_factory=list)  # each goes behind the next of its sender
     late: list[Flying] = field(default_factory=list)  # these go when the flow is over
@@ -61,7 +61,8 @@ class Run:
     # -- what programs do; where the session is over by then, they are told in a typed error ------------------------
 
     def start(self, client: Client, *, carry: bool = True) -> None:
-        self.threads.append(client.start(self.other(client).own))
+        self.alice.clock.now += 1.0
+        self.threads.insert(0, client.start(self.other(client).own))
         if carry:
             self.carry_all()
 
@@ -127,7 +128,7 @@ class Run:
                 self._note_secrets()
 
     def settle(self) -> None:
-        """What was held back arrives, time passes, and whoever believes in a session uses it, twice."""
+        """What was held back arrives, time passes; who has a session uses it, twice, and ends older ones."""
         late, self.held, self.late = [*self.held, *self.late], [], []
         for each in late:
             self.deliver(each)
@@ -140,6 +141,10 @@ class Run:
         for number in (1, 2):
             for client in self.clients:
                 self.say(client, f"is it still you? {number}")
+        for client in self.clients:
+            for each in [each for each in client.all() if each.active][:-1]:
+                client.end(each.thread)
+        self.carry_all()
 
     # -- what must hold ---------------------------------------------------------------------------------------------
 
@@ -160,9 +165,11 @@ class Run:
         return bool(mine)
 
     def _check_opened(self, client: Client) -> None:
-        """What opened is what the other said, in its order: some may be lost, nothing is forged or comes twice."""
+        """What opened is what the other said, in its order: some may be lost, nothing is forged or comes twice. No MAC
+        says whether nothing at all was said in a message, or is an answer."""
         said = iter(self.said[self.other(client).own])
-        assert all(any(text == each for each in said) for text in client.heard), (client.heard, self.said)
+        heard = [text for text in client.heard if text]
+        assert all(any(text == each for each in said) for text in heard), (heard, self.said)
 
     def _check_lost(self, client: Client, active: set[str]) -> None:
         """Who has no session any more was told why, and keeps none of its secrets."""
