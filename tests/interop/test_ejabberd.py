@@ -8,7 +8,8 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from support.ejabberd import PrivateEjabberd, ejabberd, new_account
-from support.xmpp import Bot, online
+from support.players import Player
+from support.xmpp import Bot, online, until
 from tillie.model import Address, Done, Fetch
 from tillie.networks.xmpp.network import OWNER, XmppNetwork
 
@@ -44,5 +45,23 @@ def test_nodes_are_open_and_keep_every_device(ejabberd: PrivateEjabberd) -> None
                 own = bot.store.run(lambda state, bot=bot: Done(bot.omemo.scheme.own_device(state))).value
                 found = await network.fetch(Fetch(Address(juliet), version.bundles_node, str(own.id)))
                 assert found.payload is not None
+
+    asyncio.run(scenario())
+
+
+def test_a_session(ejabberd: PrivateEjabberd) -> None:
+    async def scenario() -> None:
+        juliet, romeo = (Player(ejabberd, new_account(ejabberd, name)) for name in ("juliet", "romeo"))  # type: ignore[arg-type]
+        async with online(juliet, romeo):
+            session = await juliet.sessions.start(romeo.boundjid.bare)
+            for number in range(5):
+                juliet.send_message(romeo.full, f"J{number}", mtype="chat")
+                assert await romeo.ask(juliet.full, f"{number}") == f"{number}"
+                assert await romeo.read() == f"J{number}"
+            await romeo.sessions.rekey(session.thread)
+            assert await juliet.ask(romeo.full, "still there?") == "still there?"
+            assert (await juliet.sessions.end(session.thread)).why == ""
+            await until(lambda: [name for name, _ in romeo.told] == ["started", "ended"])
+            assert juliet.failed == romeo.failed == []
 
     asyncio.run(scenario())
