@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 
 from tillie.account import Account
-from tillie.cli import session_views, show
+from tillie.cli import session_talk, session_views, show
 from tillie.cli.options import AnswerName
 from tillie.client import Client
 from tillie.errors import TillieError
-from tillie.model import Address, Done
+from tillie.model import Address
 from tillie.sessions import ASKED, Session
 
 Ask = Callable[[str], Awaitable[bool | None]]
@@ -61,10 +61,7 @@ async def attend(client: Client, ask: Ask, *, only: Address | None = None, json:
 
 
 async def _ask(client: Client, session: Session, ask: Ask) -> None:
-    scheme, now = client.sessions.scheme, client.engine.now()
-    failed = await client.engine.drive(lambda s: Done(scheme.failures(s, session.peer, now)))
-    if failed:
-        show.note(f"  {failed} attempts with them failed today, as they do when somebody sits between you.")
+    await session_talk.tell_failures(client, session.peer.bare)
     answer = await ask("Take it? An answer tells that you are here. [y]es; [n]o; Enter: no answer: ")
     try:
         if answer:

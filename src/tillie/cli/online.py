@@ -30,12 +30,14 @@ def run(
     *,
     listening: bool = False,
     ask: bool = True,
+    notice: Callable[[Notice], None] | None = None,
 ) -> T:
-    """Log the account in, do the work, leave. With `ask`, and somebody at the terminal, decisions on keys are asked."""
+    """Log the account in, do the work, leave. With `ask`, and somebody at the terminal, decisions on keys are asked.
+    `notice` tells a person what she should hear; `tell` does if it is left out."""
 
     async def all_of_it() -> T:
         lines = Lines(sys.stdin)
-        async with online(account, password, lines, listening=listening, ask=ask) as client:
+        async with online(account, password, lines, listening=listening, ask=ask, notice=notice) as client:
             return await work(client, lines)
 
     return asyncio.run(all_of_it())
@@ -43,13 +45,19 @@ def run(
 
 @asynccontextmanager
 async def online(
-    account: Account, password: str, lines: Lines, *, listening: bool = False, ask: bool = True
+    account: Account,
+    password: str,
+    lines: Lines,
+    *,
+    listening: bool = False,
+    ask: bool = True,
+    notice: Callable[[Notice], None] | None = None,
 ) -> AsyncIterator[Client]:
     async def decide(need: Decide) -> Sequence[Decided]:
         return await ask_person(need, lines) if ask and show.is_conversation() else ()
 
     try:
-        client = await connect(account, password, listening=listening, decide=decide, notice=tell)
+        client = await connect(account, password, listening=listening, decide=decide, notice=notice or tell)
     except AuthenticationFailed as error:
         error.hint = error.hint or "Was it changed at the server? 'tillie account password' keeps the new one."
         raise

@@ -75,7 +75,7 @@ def start(
     with unlock.account(account, passphrase_file) as ours:
         if profile is not None:
             _read_as(ours, profile)
-        online.run(ours, unlock.password(ours), work, listening=True)
+        online.run(ours, unlock.password(ours), work, listening=True, notice=session_talk.tell)
 
 
 def _with_resource(address: str) -> Address:
@@ -126,17 +126,12 @@ def list_(
 
 
 def _tell_failures(ours: Account, whose: Address | None) -> None:
-    from tillie.schemes.esession.negotiating import MAX_RETRIES
+    from tillie.cli import session_views
 
-    people = [whose] if whose else dict.fromkeys(each.peer.bare for each in ours.sessions())
-    for each in people:
+    for each in [whose] if whose else dict.fromkeys(each.peer.bare for each in ours.sessions()):
         failed = ours.failed_sessions(each)
         if failed:
-            left = max(0, MAX_RETRIES - failed)
-            show.note(
-                f"{failed} attempt{'s' * (failed != 1)} with {each} failed today, when somebody between you may have "
-                f"guessed at the string; {left or 'no'} more will be answered without asking you."
-            )
+            show.note(session_views.failures(each, failed))
 
 
 # -- from another terminal --------------------------------------------------------------------------------------------

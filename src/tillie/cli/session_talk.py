@@ -8,17 +8,32 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
-from tillie.cli import session_views, show, strings
+from tillie.cli import online, session_views, show, strings
 from tillie.cli.messages import MAX_TEXT_BYTES, delivery_as_json, show_delivery
 from tillie.cli.terminal import Lines
 from tillie.client import Client, text_content
 from tillie.crypto.random import random_bytes
-from tillie.errors import NetworkError, SessionBroken, SessionEnded, StoreError, TillieError, TooLarge
-from tillie.model import Address
+from tillie.errors import (
+    NegotiationFailed,
+    NetworkError,
+    SessionBroken,
+    SessionEnded,
+    StoreError,
+    TillieError,
+    TooLarge,
+)
+from tillie.model import Address, Done, Notice
 from tillie.pipeline import Delivery
 from tillie.sessions import BROKEN, Session
 
 LOOK_SECONDS = 0.5  # between two looks at a session: another process of the account may have changed it
+
+ANSWER_SECONDS = 120.0  # somebody may have to find her keyboard
+NOBODY_THERE = (
+    "They must be online with a program that knows encrypted sessions (XEP-0116) and takes yours: 'tillie listen' or "
+    "'tillie chat'."
+)
+TOLD = ("no encrypted session: ", "the encrypted session is over: ")  # as schemes.esession begins these notices
 
 COMMANDS = "/verify compares the string, /rekey changes the keys, /end or Ctrl-D ends the session."
 
@@ -203,5 +218,24 @@ async def ask(lines: Lines, question: str) -> bool | None:
 async def start(client: Client, to: Address, *, json: bool = False) -> Session:
     """Agree on a session with somebody, saying what goes on."""
     if not json:
-        show.note(f"Asking {to} for a session ...")
-    return await client.sessions.start(to)
+        show.note(f"Asking {to} for a session. Ctrl-C gives up.")
+    try:
+        return await client.sessions.start(to, wait=ANSWER_SECONDS)
+    except NegotiationFailed as error:
+        await tell_failures(client, to.bare)
+        error.hint = error.hint or NOBODY_THERE
+        raise
+
+
+async def tell_failures(client: Client, whose: Address) -> None:
+    """If attempts failed today as they do under attack, say so."""
+    scheme, now = client.sessions.scheme, client.engine.now()
+    failed = await client.engine.drive(lambda s: Done(scheme.failures(s, whose, now)))
+    if failed:
+        show.note(session_views.failures(whose, failed))
+
+
+def tell(notice: Notice) -> None:
+    """What a person should hear beside the conversation. How it began and ended is told already."""
+    if not notice.text.startswith(TOLD):
+        online.tell(notice)

@@ -72,6 +72,17 @@ def over(session: Session) -> str:
     }.get(session.state, f"The session with {who(session)}: {state_of(session)}{why}.")
 
 
+def failures(whose: str, failed: int) -> str:
+    """That attempts failed today in a way in which somebody between the two may have guessed at the string."""
+    from tillie.schemes.esession.negotiating import MAX_RETRIES
+
+    left = max(0, MAX_RETRIES - failed)
+    return (
+        f"{failed} attempt{'s' * (failed != 1)} with {whose} failed today, as they do when somebody sits between you "
+        f"and guesses at the string; {left or 'no'} more will be taken without asking you."
+    )
+
+
 def table(sessions: Sequence[Session]) -> None:
     """One line for each, and the reason under those that are over."""
     rows = [
