@@ -45,6 +45,7 @@ from tillie.wire import c14n, forms, xml
 ALICE, BOB = "alice", "bob"
 CLIENT = "{jabber:client}"
 C = "{http://www.xmpp.org/extensions/xep-0200.html#ns}c"
+THREAD = CLIENT + "thread"
 HERE = Path(__file__).with_name("esession_gajim_0.16.9.json")
 FORMAT = "gajim-esession-vectors-1"
 
@@ -331,11 +332,17 @@ def _same_children(ours: bytes, theirs: bytes) -> bool:
 def _compare(event: dict[str, Any], ready: bytes) -> None:
     """What we have ready is what went on the wire: a form octet for octet, a <c/> as the same XML."""
     sent = event.get("original") or event["stanza"]
+    stanza = xml.parse(sent.encode())
+    (thread,) = stanza.findall(THREAD)
+    assert thread.text == event["thread"]
     if ready.startswith((b"<feature", b"<init")):
         assert ready.decode() in sent
+        assert len(stanza) == 2
         return
-    (c,) = xml.parse(sent.encode()).findall(C)
+    (c,) = stanza.findall(C)
     assert c14n.canonical(xml.parse(ready)) == c14n.canonical(c)
+    # What else is there is for clients that know nothing of sessions, the same in all of them.
+    assert {child.tag for child in stanza} <= {THREAD, C, CLIENT + "body"}
 
 
 def _integer(text: str) -> int:

@@ -6,6 +6,7 @@ negotiating  from message 1 to an open session, and what may go wrong
 traffic      an open session, to its end
 sessions     sessions in the store, and as they are shown
 retained     secrets that one session leaves for the next, and whom they stand for
+tables       the life of a session as data, on which all of these run
 offer, four, three, opening, sigma, messages, parameters, states: the negotiation itself, without a store
 channel, content, text: stanzas on keys, without a negotiation
 """

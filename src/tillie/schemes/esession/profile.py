@@ -46,7 +46,6 @@ class Profile:
     pads_string: bool = True  # "5-character string": with its leading digits
     rekeys: bool = True
     ends_in_clear: bool = False  # how the peer ends a session: in clear, without an answer
-    fallback_body: bool = False  # a <body/> beside <c/>, for clients that know nothing of sessions
     layout: Layout = Layout.STRICT
     # What Gajim does with random values, for replaying recordings of it: nonces of 8 octets, exponents up to p - 1,
     # and a random value beside the hashes of retained secrets only where there are none.
@@ -84,7 +83,6 @@ GAJIM = Profile(
     pads_string=False,
     rekeys=False,
     ends_in_clear=True,
-    fallback_body=True,
     layout=Layout.GAJIM,
 )
 # Gajim itself, both ends: what it sends with a short counter it does not accept. Only recordings are replayed with it.
