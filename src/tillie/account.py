@@ -65,7 +65,8 @@ class SessionSettings(msgspec.Struct, frozen=True):
     "contacts"), "contacts" (who may see our presence), "everyone" or "nobody". `groups` are those of Diffie-Hellman,
     best first. `give_key`: our public key for sessions, if there is one, goes to the other end. `shield` says whose key
     an active attacker must not learn, "ours" or "theirs". `profile` is how those read XEP-0116 to whom we offer a
-    session: "strict", "subset" (XEP-0217) or "gajim". `legacy` allows what is not safe any more, for old clients.
+    session: "strict", "subset" (XEP-0217) or "gajim". `logging` "mustnot" has nothing stored of what is said, by either
+    side or its server. `legacy` allows what is not safe any more, for old clients.
     """
 
     answer: str = "ask"
@@ -73,6 +74,7 @@ class SessionSettings(msgspec.Struct, frozen=True):
     give_key: bool = True
     shield: str = "theirs"
     profile: str = "strict"
+    logging: str = "may"
     legacy: bool = False
 
     def negotiation(self, key: identity.Identity | None) -> NegotiationSettings:
@@ -82,6 +84,7 @@ class SessionSettings(msgspec.Struct, frozen=True):
             profile=PROFILES[self.profile],
             groups=self.groups,
             strings=(TILLIE, SAS28X5) if self.legacy else (TILLIE,),
+            logging=(self.logging,),
             rekey_frequency=1,  # whenever a person wants it
             identity=key,
             own_key=given,

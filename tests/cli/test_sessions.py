@@ -239,14 +239,22 @@ def test_settings_are_shown_and_changed(alice: Person) -> None:
     changed = alice("session", "settings", "--answer", "contacts", "--groups", "18, 16", "--shield", "ours", "--json")
     assert json.loads(changed.out) == {
         "answer": "contacts", "groups": [18, 16], "give_key": True, "shield": "ours", "profile": "strict",
-        "legacy": False,
+        "logging": "may", "legacy": False,
     }  # fmt: skip
     assert json.loads(alice("session", "settings", "--json").out) == json.loads(changed.out)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [("--groups", "2"), ("--groups", "x"), ("--groups", ""), ("--groups", "3"), ("--shield", "x"), ("--answer", "x")],
+    [
+        ("--groups", "2"),
+        ("--groups", "x"),
+        ("--groups", ""),
+        ("--groups", "3"),
+        ("--shield", "x"),
+        ("--answer", "x"),
+        ("--logging", "x"),
+    ],
 )
 def test_settings_that_are_not_safe_or_nonsense_are_refused(alice: Person, wrong: tuple[str, str]) -> None:
     assert alice("session", "settings", *wrong).code == exits.USAGE

@@ -81,7 +81,7 @@ async def ask_person(need: Decide, lines: Lines) -> Sequence[Decided]:
     for device in need.devices:
         label = f' "{printable(device.label, 60)}"' if device.label else ""
         show.note(f"{device.address}, {device.name}{label}:")
-        show.note(f"  {fingerprint(device.key)}")
+        show.note(f"  {fingerprint(device.key) or 'It is the other end of a session, whose strings can be compared.'}")
         trust = await _answer(lines)
         if trust is None:
             return ()

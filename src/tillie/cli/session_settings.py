@@ -44,6 +44,12 @@ def settings(
     profile: Annotated[
         ProfileName | None, typer.Option(help="How the programs read XEP-0116 to which you offer sessions.")
     ] = None,
+    logging: Annotated[
+        str | None,
+        typer.Option(
+            metavar="may|mustnot", help="mustnot: nobody stores what is said; switch your server's archive off."
+        ),
+    ] = None,
     legacy: Annotated[
         bool | None,
         typer.Option(help="Allow old programs what is not safe: small groups, a string that can be forged."),
@@ -67,11 +73,14 @@ def settings(
         "give_key": give_key,
         "shield": shield,
         "profile": profile and profile.value,
+        "logging": logging,
         "legacy": legacy,
     }
     changes = {name: value for name, value in given.items() if value is not None}
     if shield not in (None, "ours", "theirs"):
         raise UsageError(f"'{shield}' is neither ours nor theirs.")
+    if logging not in (None, "may", "mustnot"):
+        raise UsageError(f"'{logging}' is neither may nor mustnot.")
     with unlock.account(account, passphrase_file) as ours:
         wanted = msgspec.structs.replace(ours.settings.sessions, **changes)
         wanted.negotiation(None)  # a UsageError says what only --legacy allows
@@ -101,6 +110,7 @@ def _show(ours: Account, wanted: SessionSettings) -> None:
         ("your key", key),
         ("shield", wanted.shield),
         ("profile", wanted.profile),
+        ("logging", wanted.logging),
         ("legacy", "allowed: small groups, forgeable strings" if wanted.legacy else "no"),
     ]
     for name, value in rows:

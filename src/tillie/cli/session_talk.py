@@ -22,7 +22,7 @@ from tillie.errors import (
     TillieError,
     TooLarge,
 )
-from tillie.model import Address, Done, Notice
+from tillie.model import Address, Done, Notice, Trust
 from tillie.pipeline import Delivery
 from tillie.sessions import BROKEN, Session
 
@@ -33,6 +33,7 @@ NOBODY_THERE = (
     "They must be online with a program that knows encrypted sessions (XEP-0116) and takes yours: 'tillie listen' or "
     "'tillie chat'."
 )
+BROKEN_HINT = "What was sent last may not have been read. 'tillie session start' opens a new one."
 TOLD = ("no encrypted session: ", "the encrypted session is over: ")  # as schemes.esession begins these notices
 
 COMMANDS = "/verify compares the string, /rekey changes the keys, /end or Ctrl-D ends the session."
@@ -83,10 +84,10 @@ class Talk:
             await self._show(row, delivery)
         if self.json:
             self._event("over", session_views.as_json(self.session))
-        else:
+        if self.session.state == BROKEN and self.session.trust is not Trust.DISTRUSTED:
+            raise SessionBroken(f"{self.session.peer}: {self.session.why}.", hint=BROKEN_HINT)
+        if not self.json:
             show.note(session_views.over(self.session))
-        if self.session.state == BROKEN:
-            raise SessionBroken(f"{self.session.peer}: {self.session.why}.", hint="Start a new one.")
 
     # -- in ---------------------------------------------------------------------------------------------------------
 

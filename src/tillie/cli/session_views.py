@@ -65,11 +65,14 @@ def opened(session: Session) -> list[str]:
 def over(session: Session) -> str:
     """How a session ended."""
     why = f": {printable(session.why)}" if session.why else ""
-    return {
-        "ended": f"The session with {who(session)} is over{why}.",
-        "broken": f"The session with {who(session)} is broken{why}. What was sent last may not have been read.",
-        "failed": f"No session with {who(session)} came about{why}.",
-    }.get(session.state, f"The session with {who(session)}: {state_of(session)}{why}.")
+    with_whom = f"with {who(session)}"
+    if session.state == "failed":
+        return f"No session {with_whom} came about{why}."
+    if session.trust is Trust.DISTRUSTED:
+        return f"The session {with_whom} is over{why}. Nothing is sealed for that client again. Ask them another way."
+    if session.state == "broken":
+        return f"The session {with_whom} is broken{why}. What was sent last may not have been read."
+    return f"The session {with_whom} is over{why}."
 
 
 def failures(whose: str, failed: int) -> str:
