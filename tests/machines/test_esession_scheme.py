@@ -811,6 +811,26 @@ def test_a_session_goes_on_at_another_resource() -> None:
     assert bob.look(thread).active
 
 
+def test_both_may_move_at_once() -> None:
+    alice, bob, thread = pair()
+    phone = Client("alice@a.example/phone", clock=alice.clock, store=alice.store)
+    tablet = Client("bob@b.example/tablet", clock=bob.clock, store=bob.store)
+    alice.do(lambda s, now: alice.scheme.move(s, thread, "phone", now))
+    bob.do(lambda s, now: bob.scheme.move(s, thread, "tablet", now))
+    deliver(alice, bob, phone, tablet)
+    assert (phone.look(thread).own, phone.look(thread).peer) == (phone.own, tablet.own)
+    assert (tablet.look(thread).own, tablet.look(thread).peer) == (tablet.own, phone.own)
+    phone.say(tablet.own, "there")
+    tablet.say(phone.own, "here")
+    deliver(alice, bob, phone, tablet)
+    assert (phone.heard, tablet.heard) == (["here"], ["there"])
+    before = tablet.records()
+    tablet.get(
+        flying(ALICE, message(str(tablet.own), thread, b"<c xmlns='http://www.xmpp.org/extensions/xep-0200.html#ns'/>"))
+    )
+    assert tablet.records() == before  # from where she was, nothing comes any more
+
+
 # -- by hand, and records ---------------------------------------------------------------------------------------------
 
 

@@ -319,6 +319,15 @@ def test_a_string_can_be_compared_after_the_session() -> None:
     assert alice.look(thread).trust is Trust.VERIFIED
 
 
+def test_the_responder_may_compare_before_the_other_says_anything() -> None:
+    _, bob, thread = pair()
+    bob.do(lambda s, now: bob.scheme.name_peer(s, thread, "Alice", now))
+    confirm(bob, thread)
+    found = bob.look(thread)
+    assert (found.trust, found.petname) == (Trust.VERIFIED, "Alice")
+    assert bob.run(lambda s: Done(associations.load(s, found.key))).addresses == (ALICE_BARE,)
+
+
 def test_a_distrusted_client_is_sent_nothing() -> None:
     alice, bob, thread = pair()
     key = alice.look(thread).key

@@ -121,7 +121,7 @@ def _content(s: State, here: Here, where: Where, around: Stanza, element: bytes,
         return _no_session(s, here, where, around, now)
     if around.type == "error" and around.kind != "message" and _is_ours(s, candidates, element, now):
         return _bounced(s, candidates[0], "an answer came from where it never was", now)
-    came = traffic.came(s, here.settings, candidates, element, around.kind, now)
+    came = traffic.came(s, here.settings, candidates, element, around.kind, now, sender=where.peer)
     device = sessions.device(Address(came.record.peer), came.record.key)
     keep = came.record.logging != "mustnot"
     return Done(Outcome(came.kind, device, came.plaintext, came.error, keep=keep), came.effects)
@@ -143,7 +143,11 @@ def _open_sessions(s: State, where: Where) -> list[Record]:
         found = [record] if record is not None else []
     else:
         found = list(reversed(sessions.listed(s, where.peer)))
-    return [each for each in found if each.state in OPEN and (each.own, each.peer) == (where.own, where.peer)]
+    return [each for each in found if _is_with(each, where)]
+
+
+def _is_with(record: Record, where: Where) -> bool:
+    return record.state in OPEN and record.own == where.own and where.peer in (record.peer, record.was)
 
 
 def _no_session(s: State, here: Here, where: Where, around: Stanza, now: Time) -> Done[Outcome]:
@@ -261,7 +265,7 @@ def _accepted(s: State, here: Here, where: Where, element: bytes, now: Time) -> 
     opened = sessions.load(s, where.thread)
     if content is None or opened is None or opened.state != ACTIVE:
         return _nothing(where.peer, *effects)
-    came = traffic.came(s, here.settings, [opened], content, "message", now)
+    came = traffic.came(s, here.settings, [opened], content, "message", now, sender=where.peer)
     device = sessions.device(Address(came.record.peer), came.record.key)
     keep = came.record.logging != "mustnot"
     return Done(Outcome(came.kind, device, came.plaintext, came.error, keep=keep), (*effects, *came.effects))

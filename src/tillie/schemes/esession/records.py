@@ -60,6 +60,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     instead: str = ""  # the thread of the session that took its place, when both began at once
     wants_end: bool = False  # the peer asked in clear that it end, which proves nothing
     asked: bytes = b""  # the form of our renegotiation that waits for an answer
+    was: str = ""  # where the peer was before it moved, until it speaks from where it is
     target: str = ""  # the resource of ours that we asked to go on with; nothing is sent until the peer follows
 
     def __repr__(self) -> str:

@@ -229,8 +229,10 @@ class ESession:
             )
         if not record.key:
             raise UsageError("The other client keeps nothing by which it could be known again.")
+        record, findings = traffic.believe(s, record, now)  # nobody sees a string whose MACs did not verify
+        sessions.amend(s, record)
         decisions.decide(s, record.bare, record.key, Trust.VERIFIED, now)
-        return Done(None, (sessions.changed(record),))
+        return Done(None, (*findings, sessions.changed(record)))
 
     def _strings_differ(self, s: State, record: Record, now: Time) -> tuple[Effect, ...]:
         if record.key:
@@ -246,8 +248,12 @@ class ESession:
         record = sessions.load(s, thread) or sessions.load_past(s, thread)
         if record is None or not record.key:
             raise UsageError("There is nobody to be named in this session.")
+        effects: tuple[Effect, ...] = ()
+        if not associations.load(s, record.key).seen:  # it has not spoken yet
+            found = associations.saw(s, record.key, record.bare, now)
+            effects = negotiating.notices(record.bare, found)
         associations.name(s, record.key, petname)
-        return Done(None, (sessions.changed(record),))
+        return Done(None, (*effects, sessions.changed(record)))
 
     # -- showing ------------------------------------------------------------------------------------------------------
 
@@ -302,6 +308,7 @@ class ESession:
     def seal(self, s: State, plaintext: bytes, to: Target, now: Time) -> Done[Sealed]:
         """The next <c/> of the session with `to`, for a message. Raises `SessionEnded`, `UsageError`, `TooLarge`."""
         record = self._open(s, to.address)
+        traffic.require_settled(record)
         self._require_kind(record, "message")
         record, element = traffic.seal(s, record, plaintext, now)
         return Done(self._sealed(record, element, to.skipped, now))
@@ -323,6 +330,7 @@ class ESession:
         if not to.resource:
             raise UsageError("A stanza of a session goes to a full JID.")
         record = self._open(s, to)
+        traffic.require_settled(record)
         kind = str(root.tag).rpartition("}")[2]
         self._require_kind(record, kind)
         device = sessions.device(to, record.key)

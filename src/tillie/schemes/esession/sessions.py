@@ -127,6 +127,11 @@ def save(s: State, record: Record) -> None:
     s.put(records.key("session", record.thread), records.encode(record))
 
 
+def amend(s: State, record: Record) -> None:
+    """Keep what is known of a session, whether it goes on or is over."""
+    s.put(records.key("past" if record.state in OVER else "session", record.thread), records.encode(record))
+
+
 def enter(s: State, record: Record, state: str, now: Time, **more: object) -> tuple[Record, Changed]:
     """Keep a live session in another state, or of another resource of its peer."""
     before = load(s, record.thread)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from tillie.envelope import policy
-from tillie.errors import Malformed, NegotiationFailed, PeerError, SessionBroken, SessionEnded, UsageError
+from tillie.errors import Malformed, NegotiationFailed, PeerError, SessionBroken, SessionEnded, TooLarge, UsageError
 from tillie.model import Address, Content, Effect, Kind, Notice, Send, State, Time
 from tillie.negotiation import element as wire
 from tillie.negotiation import options
@@ -53,8 +53,6 @@ class Came(NamedTuple):
 def seal(s: State, record: Record, plaintext: bytes | None, now: Time, *, rekey: bool = False) -> tuple[Record, bytes]:
     """The <c/> that hides `plaintext`; the session is kept as it is after it. Raises `SessionEnded`, `UsageError`."""
     _require_active(record)
-    if record.target:
-        raise UsageError("The session is moving to another resource; nothing is sent until the other side follows.")
     before = channels.decode(record.channel)
     if plaintext and not rekey:
         # "it SHOULD be with content": who learns today's keys can't read what is said in ten minutes.
@@ -73,6 +71,12 @@ def _require_active(record: Record) -> None:
         raise SessionEnded(f"The session with {record.peer} is {record.state}.")
 
 
+def require_settled(record: Record) -> None:
+    """Raises `UsageError` while nothing but answers may be sent."""
+    if record.target:
+        raise UsageError("The session is moving to another resource; nothing is sent until the other side follows.")
+
+
 def say(s: State, record: Record, form: Form, now: Time) -> Send:
     """A form inside the session."""
     record, element = seal(s, record, _hidden(form), now)
@@ -87,6 +91,7 @@ def carry(record: Record, element: bytes, now: Time) -> Send:
 def rekey(s: State, record: Record, now: Time) -> Effects:
     """A new key, in an empty stanza. Raises `UsageError` if the profile or the agreed frequency forbid it now."""
     _require_active(record)
+    require_settled(record)
     if not channels.decode(record.channel).may_rekey:
         raise UsageError("The session can't be re-keyed now.", hint="The two sides agreed on how often it may be.")
     record, element = seal(s, record, None, now, rekey=True)
@@ -118,27 +123,28 @@ def open_any(s: State, records: list[Record], element: bytes, now: Time) -> tupl
 
 
 def came(
-    s: State, settings: Callable[[], Settings], candidates: list[Record], element: bytes, stanza: str, now: Time
+    s: State,
+    settings: Callable[[], Settings],
+    candidates: list[Record],
+    element: bytes,
+    stanza: str,
+    now: Time,
+    *,
+    sender: Address,
 ) -> Came:
     """Open a <c/> and do what it says. Whatever is wrong with it, the session is over."""
     try:
         record, after, got = open_any(s, candidates, element, now)
     except PeerError as error:
         return broken(s, candidates[0], error.detail or "a stanza did not verify", now)
-    before = record
     record = msgspec.structs.replace(
         record,
         channel=channels.encode(after),
         received=record.received + 1,
         rekeys=record.rekeys + got.rekeyed,
-        proven=True,
+        was=record.was if sender == record.was else "",
     )
-    effects: Effects = ()
-    if not before.proven:
-        key, findings = retained.prove(s, record.chain, record.key, record.public, Address(record.peer), now)
-        record = msgspec.structs.replace(record, key=key)
-        negotiating.forgive(s, Address(record.peer), key)
-        effects = negotiating.notices(Address(record.peer), findings)
+    record, effects = believe(s, record, now)
     sessions.save(s, record)
     if got.rekeyed:
         effects += (sessions.changed(record),)
@@ -152,11 +158,21 @@ def came(
             return done._replace(effects=effects + done.effects)
     except NegotiationFailed as error:  # "the existing negotiated session parameters are maintained"
         return Came(Kind.EMPTY, record, error=error.detail, effects=effects)
-    except PeerError as error:
-        return broken(s, record, error.detail, now)
+    except (PeerError, SessionEnded, TooLarge) as error:  # also if our answer can't be sealed any more
+        return broken(s, sessions.reload(s, record), error.detail, now)
     if stanza not in record.stanzas:
         return Came(Kind.REFUSED, record, error=f"this session was not agreed on for {stanza} stanzas", effects=effects)
     return Came(Kind.OPENED, record, plaintext, effects=effects)
+
+
+def believe(s: State, record: Record, now: Time) -> tuple[Record, Effects]:
+    """The peer has shown that it has the final keys: what it said of itself in the negotiation holds."""
+    if record.proven:
+        return record, ()
+    peer = Address(record.peer)
+    key, findings = retained.prove(s, record.chain, record.key, record.public, peer, now)
+    negotiating.forgive(s, peer, key)
+    return msgspec.structs.replace(record, key=key, proven=True), negotiating.notices(peer, findings)
 
 
 def broken(s: State, record: Record, why: str, now: Time, *, tell: bool = True) -> Came:
@@ -186,7 +202,7 @@ def _hidden(form: Form) -> bytes:
 
 
 def _inside(s: State, settings: Callable[[], Settings], record: Record, form: Form, now: Time) -> Came:
-    view, move = _view(record).receive(form, Address(record.peer))
+    view, move = _view(record).receive(form, Address(record.peer))  # from where it is, or from where it was
     if move is Move.TERMINATE:
         return _end_asked(s, record, view, now)
     if move is Move.ACKNOWLEDGE:
@@ -258,15 +274,18 @@ def _with_parameters(s: State, record: Record, view: Negotiation, now: Time) -> 
 
 
 def _follow(s: State, record: Record, view: Negotiation, now: Time) -> Came:
-    """The peer goes on with another of its resources: it can, whoever has the keys, and asked for it under them."""
+    """The peer goes on with another of its resources: it can, whoever has the keys, and asked for it under them.
+
+    What it said before it knew that we follow, if both move at once, comes from where it was."""
     view, form = view.follow()
     send = say(s, record, form, now)
-    record, changed = sessions.enter(s, sessions.reload(s, record), ACTIVE, now, peer=str(view.peer))
+    record, changed = sessions.enter(s, sessions.reload(s, record), ACTIVE, now, peer=str(view.peer), was=record.peer)
     return Came(Kind.EMPTY, record, effects=(send, changed))
 
 
 def renegotiate(s: State, record: Record, fields: Iterable[Field], now: Time) -> Effects:
     """Ask the peer for another value of `logging` or `disclosure`. Raises `UsageError`."""
+    require_settled(record)
     fields = tuple(fields)
     if not fields or any(field.var not in RENEGOTIABLE for field in fields):
         raise UsageError(f"Inside a session only {' and '.join(RENEGOTIABLE)} can be changed.")
