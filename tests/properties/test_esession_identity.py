@@ -78,14 +78,6 @@ def test_a_hash_of_a_key_that_is_not_known_ends_the_negotiation(who: str) -> Non
     assert (caught.value.condition, caught.value.fields) == (NOT_IMPLEMENTED, ())
 
 
-def test_a_key_is_not_taken_for_a_hash() -> None:
-    """What was agreed on is what must come: a peer that says "hash" and gives a key is refused."""
-    negotiation = Negotiation(giving(ED_A, "hash"), giving(ED_B, take=("hash",), known_keys=(ED_A.key_value,)))
-    negotiation.until_concluded()
-    assert negotiation.answering
-    assert negotiation.answering.parameters.init_pubkey == "hash"
-
-
 def test_keys_of_two_kinds_are_not_mixed() -> None:
     """One algorithm serves both sides. Who asks has promised a key of one kind; who answers can then give none."""
     ours, theirs = Negotiation(giving(RSA_A, take=("key", "none")), giving(ED_B, "key", "none")).run()
@@ -269,20 +261,6 @@ def test_e_out_of_range_in_three_messages(value: str) -> None:
     negotiation = Negotiation(client(ED_A), service(ED_B), changes={1: with_values("dhkeys", value)})
     with pytest.raises(NegotiationFailed):
         negotiation.run_three()
-
-
-def test_a_session_of_one_stanza_is_refused() -> None:
-    def end(form: Form) -> Form:
-        return write("result", (*form.fields, Field("terminate", "", ("1",))))
-
-    negotiation = Negotiation(
-        client(ED_A, known_keys=(ED_B.key_value,)),
-        service(ED_B),
-        changes={3: end},
-    )
-    with pytest.raises(NegotiationFailed) as caught:
-        negotiation.run_three()
-    assert caught.value.condition == NOT_IMPLEMENTED
 
 
 def test_neither_three_messages_nor_four() -> None:
