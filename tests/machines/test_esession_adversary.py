@@ -46,7 +46,7 @@ from tillie.trust import strings
 from tillie.wire import forms, xml
 from tillie.wire.forms import Field
 
-SCHEDULES = int(os.environ.get("TILLIE_SCHEDULES", "300"))
+SCHEDULES = int(os.environ.get("TILLIE_SCHEDULES", "1000"))
 STEPS = 50
 C = f"{{{content.NAMESPACE}}}c"
 TERMINATE = wire.feature(
