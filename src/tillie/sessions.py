@@ -141,9 +141,9 @@ class Sessions:
             await self.engine.drive(lambda s: self.scheme.abandon(s, thread, why, self.engine.now()))
             raise NegotiationFailed(f"{session.peer}: {why}.")
         if session.state == FAILED or (session.over and not session.string):
-            raise NegotiationFailed(f"{session.peer}: {session.why}.")
+            raise NegotiationFailed(_reason(session))
         if session.over:
-            raise SessionBroken(f"{session.peer}: {session.why}.")
+            raise SessionBroken(_reason(session))
         return session
 
     async def accept(self, thread: str, *, wait: float = START_SECONDS) -> Session:
@@ -288,6 +288,10 @@ class Sessions:
 
     def _beat(self, s: State, *, own: Address) -> Done[None]:
         return self.scheme.beat(s, own, self.engine.now())
+
+
+def _reason(session: Session) -> str:
+    return f"{session.peer}: {session.why.rstrip('.')}."
 
 
 __all__ = ["ACTIVE", "ASKED", "BROKEN", "Answer", "Notice", "Session", "Sessions", "bind", "of_engine", "peer_left"]

@@ -52,7 +52,7 @@ async def attend(client: Client, ask: Ask, *, only: Address | None = None, json:
         if json:
             show.as_json({"kind": "session", **session_views.as_json(session)})
         elif session.active:
-            for line in session_views.opened(session):
+            for line in session_views.opened(session, code=bool(client.account.session_code(session.peer.bare))):
                 show.note(line)
         elif session.over and session.string:  # of an attempt that failed a notice tells
             show.note(session_views.over(session))
@@ -61,7 +61,7 @@ async def attend(client: Client, ask: Ask, *, only: Address | None = None, json:
 
 
 async def _ask(client: Client, session: Session, ask: Ask) -> None:
-    await session_talk.tell_failures(client, session.peer.bare)
+    session_talk.tell_failures(client.account, session.peer.bare)
     answer = await ask("Take it? An answer tells that you are here. [y]es; [n]o; Enter: no answer: ")
     try:
         if answer:

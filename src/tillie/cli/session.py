@@ -126,12 +126,10 @@ def list_(
 
 
 def _tell_failures(ours: Account, whose: Address | None) -> None:
-    from tillie.cli import session_views
+    from tillie.cli import session_talk
 
     for each in [whose] if whose else dict.fromkeys(each.peer.bare for each in ours.sessions()):
-        failed = ours.failed_sessions(each)
-        if failed:
-            show.note(session_views.failures(each, failed))
+        session_talk.tell_failures(ours, each)
 
 
 # -- from another terminal --------------------------------------------------------------------------------------------

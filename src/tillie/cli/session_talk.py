@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
+from tillie.account import Account
 from tillie.cli import online, session_views, show, strings
 from tillie.cli.messages import MAX_TEXT_BYTES, delivery_as_json, show_delivery
 from tillie.cli.terminal import Lines
@@ -22,7 +23,7 @@ from tillie.errors import (
     TillieError,
     TooLarge,
 )
-from tillie.model import Address, Done, Notice, Trust
+from tillie.model import Address, Notice, Trust
 from tillie.pipeline import Delivery
 from tillie.sessions import BROKEN, Session
 
@@ -33,6 +34,8 @@ NOBODY_THERE = (
     "They must be online with a program that knows encrypted sessions (XEP-0116) and takes yours: 'tillie listen' or "
     "'tillie chat'."
 )
+SOMEBODY_BETWEEN = "If that comes again, somebody may sit between you: ask them another way."
+ANOTHER_CODE = "You have a code with them; they must have the same: 'tillie session secret ADDRESS'."
 BROKEN_HINT = "What was sent last may not have been read. 'tillie session start' opens a new one."
 TOLD = ("no encrypted session: ", "the encrypted session is over: ")  # as schemes.esession begins these notices
 
@@ -69,8 +72,9 @@ class Talk:
         if self.json:
             self._event("open", session_views.as_json(self.session))
             return
-        for line in session_views.opened(self.session):
-            show.line(line)
+        code = bool(self.client.account.session_code(self.session.peer.bare))
+        for line in session_views.opened(self.session, code=code):
+            show.sentence(line)
         if show.is_conversation():
             show.note(COMMANDS)
 
@@ -220,18 +224,21 @@ async def start(client: Client, to: Address, *, json: bool = False) -> Session:
     """Agree on a session with somebody, saying what goes on."""
     if not json:
         show.note(f"Asking {to} for a session. Ctrl-C gives up.")
+    ours = client.account
+    before = ours.failed_sessions(to.bare)
     try:
         return await client.sessions.start(to, wait=ANSWER_SECONDS)
     except NegotiationFailed as error:
-        await tell_failures(client, to.bare)
-        error.hint = error.hint or NOBODY_THERE
+        tell_failures(ours, to.bare)
+        may_be_attack = ours.failed_sessions(to.bare) > before
+        hint = (ANOTHER_CODE if ours.session_code(to.bare) else SOMEBODY_BETWEEN) if may_be_attack else NOBODY_THERE
+        error.hint = error.hint or hint
         raise
 
 
-async def tell_failures(client: Client, whose: Address) -> None:
+def tell_failures(ours: Account, whose: Address) -> None:
     """If attempts failed today as they do under attack, say so."""
-    scheme, now = client.sessions.scheme, client.engine.now()
-    failed = await client.engine.drive(lambda s: Done(scheme.failures(s, whose, now)))
+    failed = ours.failed_sessions(whose)
     if failed:
         show.note(session_views.failures(whose, failed))
 

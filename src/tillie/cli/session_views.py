@@ -44,11 +44,14 @@ def trust_of(session: Session) -> str:
     return "distrusted" if session.trust is Trust.DISTRUSTED else "not verified"
 
 
-def opened(session: Session) -> list[str]:
-    """What a person should know of a session that is open now."""
+def opened(session: Session, *, code: bool = False) -> list[str]:
+    """What a person should know of a session that is open now. `code`: it was negotiated with one that both have."""
     lines = [f"The session with {who(session)} is open: all that is said in it is sealed, both ways."]
     if session.trust is Trust.VERIFIED:
         lines.append("  Verified: it is the client that you compared with before.")
+    elif code and session.trust is not Trust.DISTRUSTED:
+        lines.append("  Sealed with the code that you two have: nobody without it reads or writes here.")
+        lines.append(f"  To verify their client once and for all: tillie verify {session.peer.bare}")
     elif session.trust is Trust.DISTRUSTED:
         lines.append("  " + show.paint("You distrust this client.", "bold red") + " Do not say anything private here.")
     elif session.verifiable:
