@@ -139,8 +139,7 @@ def accept(
     hashes = reader.many("rshashes", HASHES[chosen.hash], HASHES[chosen.hash])
     proof = reader.proof(HASHES[chosen.hash])
     key = keys.shared_key(chosen.hash, modp.shared(modp.GROUPS[chosen.group], _integer(answering.exponent), e))
-    forms_ab = forms.parse(answering.form_a), forms.parse(answering.form_b)
-    profile, revealed, peer_key = _try_profiles(answering, settings, forms_ab[0], form, e, key, proof)
+    profile, form_a, revealed, peer_key = _try_profiles(answering, settings, form, e, key, proof)
     context = Context(profile, chosen)
     sigma.check_shield(settings, chosen.resp_pubkey, peer_key)
 
@@ -150,7 +149,7 @@ def accept(
     size = HASHES[chosen.hash]
     srshash = context.hmac(used.value, SHARED_RETAINED_SECRET) if used else draw(size)
     plain = messages.write_acceptance(profile.layout, answering.nonce_a, srshash)
-    form_a, form_b = (forms.normal(said, profile.dialect) for said in forms_ab)
+    form_b = messages.normal(answering.form_b, profile.dialect)
     d = _integer(answering.public)
     said = Said(answering.nonce_a, answering.nonce_b, d, (form_b, forms.normal(plain, profile.dialect)))
     own_proof = sigma.prove(context, sigma_keys.ks_b, said, chosen.resp_pubkey, settings.identity)
@@ -192,13 +191,12 @@ def _open_commitment(reader: messages.Reader, answering: Answering) -> int:
 def _try_profiles(
     answering: Answering,
     settings: Settings,
-    form_1: Form,
-    form_3: Form,
+    form: Form,
     e: int,
     key: bytes,
     proof: tuple[bytes, bytes],
-) -> tuple[Profile, Revealed, PublicIdentity | None]:
-    """The first profile under which M_A and what is in ID_A verify. At most `MAX_TRIALS`, of a few HMACs each.
+) -> tuple[Profile, bytes, Revealed, PublicIdentity | None]:
+    """The first profile under which M_A and what is in ID_A verify, and formA in its normal form. At most `MAX_TRIALS`, of a few HMACs each.
 
     The peer learns nothing from it: no profile's keys tell anything of another's, and the answer is yes or one no.
     """
@@ -211,8 +209,8 @@ def _try_profiles(
         sigma_keys = keys.derive(profile, chosen.cipher, chosen.hash, key)
         if not sigma.fits(context, sigma_keys.km_a, counter, *proof):
             continue
-        form_a = forms.normal(form_1, profile.dialect)
-        form_a2 = forms.normal(form_3, profile.dialect, without=messages.UNMACED)
+        form_a = messages.normal(answering.form_a, profile.dialect)
+        form_a2 = forms.normal(form, profile.dialect, without=messages.UNMACED)
         said = Said(answering.nonce_b, answering.nonce_a, e, (form_a, form_a2))
         try:
             revealed = sigma.reveal(context, sigma_keys.initiator, counter, *proof)
@@ -222,7 +220,7 @@ def _try_profiles(
         except NegotiationFailed as error:
             failure = error
             continue
-        return profile, revealed, peer_key
+        return profile, form_a, revealed, peer_key
     raise failure
 
 

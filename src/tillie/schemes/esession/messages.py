@@ -17,8 +17,8 @@ from tillie.schemes.esession.keys import from_mpi, mpi
 from tillie.schemes.esession.parameters import NOT_ACCEPTABLE, NOT_IMPLEMENTED, Asked, Parameters, spelled
 from tillie.schemes.esession.profile import GAJIM, Layout
 from tillie.schemes.esession.settings import NEVER_REKEY, VERSION, Settings, Shield
-from tillie.wire import base64
-from tillie.wire.forms import Field, Form, write
+from tillie.wire import base64, forms
+from tillie.wire.forms import Dialect, Field, Form, write
 
 MIN_NONCE, MAX_NONCE = 8, 64  # octets; the XEP says nothing, and Gajim has 8
 MAX_HASHES = 256  # of retained secrets, in one message
@@ -229,6 +229,11 @@ def write_termination(layout: Layout) -> Form:
     """The form that ends a session (XEP-0155 section 9)."""
     kind = "text-single" if layout is Layout.GAJIM else ""
     return write("submit", (Field(FORM_TYPE, kind, (SSN,)), Field("terminate", kind, ("1",))))
+
+
+def normal(x: bytes, dialect: Dialect) -> bytes:
+    """The normal form of a message that we sent, or read, and kept: it is not read again."""
+    return forms.normal(Form("", (), x), dialect)
 
 
 # -- reading --------------------------------------------------------------------------------------------------------
