@@ -167,6 +167,17 @@ def test_the_link_of_the_other_end(world: World, alice: Person, bob: Person) -> 
     assert listed(alice)[0]["trust"] == "verified"
 
 
+def test_the_string_of_a_session_that_is_over(world: World, alice: Person, bob: Person) -> None:
+    here = open_session(world, alice, bob)
+    with opened(alice) as ours:
+        ours.store.run(lambda s: ours.esession.abandon(s, here["thread"], "over", ours.clock()))
+    shown = alice("verify", BOB, answers="\n\n").out
+    assert here["string"] in shown
+    assert "that was opened at" in shown
+    assert alice("verify", BOB, "--string", here["string"]).code == exits.OK
+    assert listed(alice, "--over")[-1]["trust"] == "verified"
+
+
 def test_one_thing_is_compared_at_a_time(alice: Person) -> None:
     assert alice("verify", BOB, "--string", "aaaaaa", "--fingerprint", "00" * 32).code == exits.USAGE
     done = alice("verify", BOB, "--string", "aaaaaa")

@@ -113,13 +113,11 @@ def _show_sent_in(session: Session, sent: Sent, *, is_new: bool) -> None:
     from tillie.cli import session_views
 
     what = "Sent" if sent.arrived else "Queued, not sent yet"
-    which = "a new" if is_new else "the open"
+    which = "a new" if is_new else "the open"  # a new one is over now
     trust = session_views.trust_of(session)
     show.note(f"{what}: in {which} encrypted session with {session_views.who(session)}, {trust}.")
-    if trust != "verified" and not is_new:
+    if trust != "verified" and session.verifiable:
         show.note(f"Its string is {session.string}; to compare it: tillie verify {session.peer.bare}")
-    elif trust != "verified":
-        show.note(f"To compare strings, open one that lasts: tillie session start {session.peer.bare}")
 
 
 def show_report(report: tuple[DeviceReport, ...], *, in_full: bool) -> None:
@@ -244,11 +242,12 @@ def show_delivery(account: Account, delivery: Delivery) -> None:
 
 
 def _mark(trust: str, scheme: str) -> str:
-    in_session = scheme == "esession"
+    if scheme == "esession" and trust != "distrusted":
+        verified = trust == "verified"
+        return " [session, verified]" if verified else show.paint(" [session, not verified]", "yellow")
     marks = {
-        "verified": " [session, verified]" if in_session else " [verified]",
-        "trusted": " [session, not verified]" if in_session else "",
-        "undecided": " [session, not verified]" if in_session else show.paint(" [unknown key]", "yellow"),
+        "verified": " [verified]",
+        "undecided": show.paint(" [unknown key]", "yellow"),
         "distrusted": show.paint(" [DISTRUSTED KEY]", "bold red"),
     }
     return marks.get(trust, "")

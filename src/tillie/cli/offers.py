@@ -11,7 +11,7 @@ import msgspec
 from tillie.account import Account
 from tillie.cli import session_talk, session_views, show
 from tillie.cli.options import AnswerName
-from tillie.client import Client
+from tillie.client import LISTEN_SECONDS, Client
 from tillie.errors import TillieError
 from tillie.model import Address
 from tillie.sessions import ASKED, Session
@@ -49,6 +49,8 @@ async def attend(client: Client, ask: Ask, *, only: Address | None = None, json:
         if not mine or told.get(session.thread) == session.state:
             continue
         told[session.thread] = session.state
+        if session.over:
+            await asyncio.sleep(LISTEN_SECONDS)  # what was said until then is shown first
         if json:
             show.as_json({"kind": "session", **session_views.as_json(session)})
         elif session.active:

@@ -29,8 +29,11 @@ _ENDED = "The session is ended, and this end of it distrusted."
 
 
 def comparable(ours: Account, whose: Address) -> list[Session]:
-    """The open sessions with somebody, each with a string."""
-    return [each for each in ours.sessions(whose) if each.active and each.string]
+    """The open sessions with somebody, each with a string; else the last one: what opens for a single message is over
+    before anybody can compare."""
+    found = [each for each in ours.sessions(whose) if each.string and each.key]
+    still_open = [each for each in found if each.active]
+    return still_open or [each for each in found if each.state == "ended"][-1:]
 
 
 # -- links ----------------------------------------------------------------------------------------------------------
@@ -64,7 +67,7 @@ def match(ours: Account, whose: Address, sessions: list[Session], *, typed: str 
     """Verify the session that has this string, or the digest of this link. Raises `NotTrusted` when none has."""
     if not sessions:
         raise UsageError(
-            f"There is no open session with {whose}.",
+            f"There is no session with {whose}.",
             hint=f"Open one in another terminal: tillie session start {whose}",
         )
     digest = digest_in(link, whose) if link else b""
@@ -111,7 +114,8 @@ def tell_old(session: Session) -> None:
 
 def show_string(own: Address, session: Session) -> None:
     """The string and the code that both ends must see alike."""
-    show.line(f"Session with {who(session)}, open since {show.clock(session.started)}, {trust_of(session)}:")
+    when = f"{'open since' if session.active else 'that was opened at'} {show.clock(session.started)}"
+    show.line(f"Session with {who(session)}, {when}, {trust_of(session)}:")
     show.line()
     show.line(f"    {show.paint(session.string, 'bold')}")
     show.line()
