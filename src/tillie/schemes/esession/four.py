@@ -198,7 +198,8 @@ def _try_profiles(
 ) -> tuple[Profile, bytes, Revealed, PublicIdentity | None]:
     """The first profile under which M_A and what is in ID_A verify, and formA in its normal form.
 
-    At most `MAX_TRIALS`, of a few HMACs each. The peer learns nothing from it: no profile's keys tell anything of another's, and the answer is yes or one no.
+    At most `MAX_TRIALS`, of a few HMACs each. The peer learns nothing from it: no profile's keys tell anything of
+    another's, and the answer is yes or one no.
     """
     chosen = answering.parameters
     configured = PROFILES[answering.profile]
