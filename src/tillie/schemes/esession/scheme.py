@@ -325,13 +325,12 @@ class ESession:
 
         Raises `SessionEnded`, `UsageError`, `TooLarge`, `NoRecipients`.
         """
-        root, stanza = _own_stanza(stanza)
-        to = addresses.parse(root.get("to", ""))
+        kind, to_whom, stanza = _own_stanza(stanza)
+        to = addresses.parse(to_whom)
         if not to.resource:
             raise UsageError("A stanza of a session goes to a full JID.")
         record = self._open(s, to)
         traffic.require_settled(record)
-        kind = str(root.tag).rpartition("}")[2]
         self._require_kind(record, kind)
         device = sessions.device(to, record.key)
         judged = decisions.judge(s, policy, (device,), now)
@@ -447,17 +446,22 @@ class ESession:
         return record
 
 
-def _own_stanza(stanza: bytes) -> tuple[xml.Element, bytes]:
-    """A stanza that a program made, with an id, and without a thread: the session's own names it."""
+def _own_stanza(stanza: bytes) -> tuple[str, str, bytes]:
+    """The kind of a stanza that a program made, to whom it is, and the stanza with an id, and without a thread: the
+    session's own names it. Raises `UsageError`."""
+    around = text.outside(stanza) if b"thread" not in stanza else None
+    if around is not None and around.attributes.get("id"):
+        return around.kind, around.attributes.get("to", ""), stanza
     try:
         root = xml.parse(stanza)
     except Malformed as error:
         raise UsageError(error.detail) from None
+    kind, to = str(root.tag).rpartition("}")[2], root.get("to", "")
     threads_of_its_own = root.findall(_THREAD)
     if root.get("id") and not threads_of_its_own:
-        return root, stanza
+        return kind, to, stanza
     for thread in threads_of_its_own:
         root.remove(thread)
     if not root.get("id"):
         root.set("id", random_bytes(12).hex())
-    return root, xml.serialise(root)
+    return kind, to, xml.serialise(root)

@@ -49,6 +49,12 @@ _FLAT = re.compile(
     f"[{_XML_SPACE}]*+<({flat.NAME})( xmlns=['\"]({flat.NAMESPACE})['\"])?+"
     f"(?: (?!xmlns=){flat.NAME}=(?:'{_VALUE}'|\"{_VALUE}\"))?+(?: ?/>|>{flat.TEXT}</\\1>)"
 )
+_ATTRIBUTE = re.compile(f" ({flat.NAME})=(?:'({_VALUE})'|\"({_VALUE})\")")
+_STANZA = re.compile(
+    f"(<({'|'.join(KINDS)}) xmlns=(?:'{CLIENT}'|\"{CLIENT}\")"
+    f"((?: (?!xmlns=){flat.NAME}=(?:'{_VALUE}'|\"{_VALUE}\"))*+)>)(.*)</\\2>",
+    re.DOTALL,
+)
 
 
 class Hidden(NamedTuple):
@@ -67,6 +73,15 @@ class Divided(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Divided({len(self.text)} bytes to hide)"
+
+
+class Outside(NamedTuple):
+    """What is written around the children of a stanza: its kind, its attributes, the whole tag, and the children."""
+
+    kind: str
+    attributes: dict[str, str]
+    tag: str
+    children: str
 
 
 def place_of(tag: str) -> Place:
@@ -104,6 +119,40 @@ def divide(stanza: bytes) -> Divided:
 
     Raises `UsageError` for what is no stanza, or holds what can't be sent in a session, and `TooLarge`.
     """
+    return _divide_flat(stanza) or _divide_tree(stanza)
+
+
+def outside(stanza: bytes) -> Outside | None:
+    """The outside of a stanza as Tillie and slixmpp write it; None for all else. Its children are not looked at."""
+    try:
+        found = _STANZA.fullmatch(stanza.decode()) if len(stanza) <= xml.MAX_STANZA_BYTES else None
+    except UnicodeDecodeError:
+        return None
+    if found is None:
+        return None
+    written = _ATTRIBUTE.findall(found[3])
+    attributes = {name: single or double for name, single, double in written}
+    return Outside(found[2], attributes, found[1], found[4]) if len(attributes) == len(written) else None
+
+
+def _divide_flat(stanza: bytes) -> Divided | None:
+    """A short cut for children without children: a third of what a tree costs, with the same meaning."""
+    around = outside(stanza)
+    found = _read_flat(around.children.encode()) if around else None
+    if around is None or found is None:
+        return None
+    hidden: list[str] = []
+    beside = [around.tag]
+    for data, tag, _ in found:
+        place = place_of(tag)
+        if place is Place.NEITHER:
+            return None
+        (hidden if place is Place.INSIDE else beside).append(data.lstrip())
+    text = _DECLARED.sub(rb"<\1", "".join(hidden).encode())
+    return Divided("".join(beside).encode(), _padded(text), f"</{around.kind}>".encode())
+
+
+def _divide_tree(stanza: bytes) -> Divided:
     try:
         root = xml.parse(stanza)
     except Malformed as error:
