@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from support.demos import report_of
 from support.prosody import require_prosody
 from tillie.cli import exits, main
 from tillie.demo import conversation, places, plaintext
@@ -22,16 +23,6 @@ from tillie.demo.stage import shorten
 
 TEXT = 'Meet me at "the old oak" & bring <nothing>.'
 DEMO_SECONDS = 60.0
-
-
-def report_of(out: str) -> dict[str, object]:
-    """The one report, exactly as it is promised."""
-    report = json.loads(out)
-    assert out.count("\n") == 1
-    assert list(report) == ["ok", "steps", "server_saw_plaintext", "server"]
-    assert all(list(step) == ["name", "ok", "seconds"] for step in report["steps"])
-    assert list(report["server"]) == ["name", "version"]
-    return dict(report)
 
 
 def on_prosody() -> Place:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import time
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.demos import failed_steps, report_of
 from support.prosody import require_prosody
 from tillie.account import Account
 from tillie.cli import exits, main
@@ -27,22 +27,6 @@ from tillie.store import MemoryStore
 
 DEMO_SECONDS = 30.0
 SEARCH = Blog.search
-
-
-def report_of(out: str) -> dict[str, object]:
-    """The one report, exactly as it is promised: that of every demo."""
-    report = json.loads(out)
-    assert out.count("\n") == 1
-    assert list(report) == ["ok", "steps", "server_saw_plaintext", "server"]
-    assert all(list(step) == ["name", "ok", "seconds"] for step in report["steps"])
-    assert list(report["server"]) == ["name", "version"]
-    return dict(report)
-
-
-def failed_steps(report: dict[str, object]) -> list[str]:
-    steps = report["steps"]
-    assert isinstance(steps, list)
-    return [step["name"] for step in steps if not step["ok"]]
 
 
 def on_prosody() -> Place:

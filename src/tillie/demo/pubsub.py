@@ -15,16 +15,14 @@ from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tillie import store as stores
-from tillie.account import Account, KnownKey
-from tillie.client import Client
+from tillie.account import KnownKey
 from tillie.crypto import secretkeys
-from tillie.crypto.random import random_bytes
 from tillie.demo import performance
+from tillie.demo.people import Player
 from tillie.demo.performance import NotAsWritten
 from tillie.demo.places import Place, choose
 from tillie.demo.stage import Stage
-from tillie.errors import Rejected, Unreachable
+from tillie.errors import Rejected
 from tillie.model import Address, Done, Need, Trust
 from tillie.nodes import Nodes
 from tillie.pubsub.checking import Verdict
@@ -53,21 +51,8 @@ FOR_ROMEO = "For thine eyes alone: the ladder hangs at the east window."
 AFTER = "The locks are changed. From here on the nurse reads no more."
 
 
-class Person:
-    """Somebody with one device: an account with a store of its own and, once she is there, a connection."""
-
-    def __init__(self, name: str, address: Address, place: Place, folder: Path) -> None:
-        self.name = name
-        self.address = address
-        self.account = Account(stores.open(folder / "store", address, random_bytes(32)))
-        self._place = place
-        self._client: Client | None = None
-
-    @property
-    def client(self) -> Client:
-        if self._client is None:
-            raise Unreachable(f"{self.name} is offline.")
-        return self._client
+class Person(Player):
+    """Somebody with an OpenPGP key, and perhaps a private node."""
 
     @property
     def nodes(self) -> Nodes:
@@ -75,15 +60,10 @@ class Person:
 
     async def arrive(self) -> None:
         """Log in, and publish keys."""
-        self._client = await self._place.connect(self.account)
-        await self._client.generate_key()
-        if not await self._client.announced():
+        await self.log_in()
+        await self.client.generate_key()
+        if not await self.client.announced():
             raise NotAsWritten(f"The server did not take the key of {self.name}.")
-
-    async def leave(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
 
     def own_keys(self) -> list[KnownKey]:
         return [key for key in self.account.keys(self.address) if key.this]

@@ -13,13 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tillie import store as stores
-from tillie.account import Account
-from tillie.client import Client, text_content, text_of
-from tillie.crypto.random import random_bytes
+from tillie.client import text_content, text_of
 from tillie.demo import grinding, mallory, middle, performance
 from tillie.demo.mallory import Once, Swap, is_sealed
 from tillie.demo.middle import Doing, WatchedPlace
+from tillie.demo.people import Player
 from tillie.demo.performance import NotAsWritten
 from tillie.demo.places import ALICE, BOB, Place
 from tillie.demo.stage import Stage
@@ -51,22 +49,12 @@ GOES_ON = "They say that we have parted. We have not."
 OVERHEARD = "Alice to Bob, or so both of them believe."
 
 
-class Person:
-    """Somebody with one client: an account with a store of its own, and a connection while she is there."""
+class Person(Player):
+    """Somebody who has sessions. `told` is what she was told in passing."""
 
     def __init__(self, name: str, address: Address, place: Place, folder: Path) -> None:
-        self.name = name
-        self.address = address
-        self.account = Account(stores.open(folder / "store", address, random_bytes(32)))
-        self.told: list[str] = []  # what she was told in passing
-        self._place = place
-        self._client: Client | None = None
-
-    @property
-    def client(self) -> Client:
-        if self._client is None:
-            raise Unreachable(f"{self.name} is offline.")
-        return self._client
+        super().__init__(name, address, place, folder)
+        self.told: list[str] = []
 
     @property
     def sessions(self) -> Sessions:
@@ -82,12 +70,7 @@ class Person:
 
     async def arrive(self) -> None:
         options = Options(notice=self._hear, sessions=Settings(rekey_frequency=1))
-        self._client = await self._place.connect(self.account, options)
-
-    async def leave(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        await self.log_in(options)
 
     def _hear(self, notice: Notice) -> None:
         self.told.append(notice.text)
