@@ -15,10 +15,11 @@ import pytest
 from support.channels import pair
 from support.terminal import Person, World, world
 from tillie.account import Account
-from tillie.cli import exits, session, session_forge, unlock
+from tillie.cli import exits, online, session, session_forge, unlock
+from tillie.cli.terminal import Lines
 from tillie.client import options_of, text_content
 from tillie.errors import NegotiationFailed, SessionBroken
-from tillie.model import Address, Done
+from tillie.model import Address, Decide, Device, Done, Trust
 from tillie.schemes.esession import channel, negotiating, records, sessions, transcript
 from tillie.schemes.esession.settings import CODE_GROUP, CODE_GROUPS, is_code
 
@@ -201,6 +202,19 @@ def test_a_string_of_the_old_kind_verifies_nothing(world: World, alice: Person, 
     assert (refused.code, "sas28x5" in refused.err) == (exits.USAGE, True)
     assert "(abcde, old kind)" in alice("session", "list").out
     assert listed(alice)[0]["trust"] == "trusted"
+
+
+def test_a_question_on_the_way_verifies_no_session(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only a string does, and of our kind alone: who types "it is verified" has compared nothing."""
+    (tmp_path / "typed").write_text("v\nt\n")
+    other_end = Device(Address(BOB), 1, b"R" + bytes(16))
+
+    async def asked() -> list[Trust]:
+        with (tmp_path / "typed").open() as typed:
+            return [each.trust for each in await online.ask_person(Decide((other_end,)), Lines(typed))]
+
+    assert asyncio.run(asked()) == [Trust.TRUSTED]
+    assert "[v]erified" not in capsys.readouterr().err
 
 
 # -- names ----------------------------------------------------------------------------------------------------------

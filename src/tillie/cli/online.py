@@ -81,18 +81,23 @@ async def ask_person(need: Decide, lines: Lines) -> Sequence[Decided]:
     for device in need.devices:
         label = f' "{printable(device.label, 60)}"' if device.label else ""
         show.note(f"{device.address}, {device.name}{label}:")
-        show.note(f"  {fingerprint(device.key) or 'It is the other end of a session, whose strings can be compared.'}")
-        trust = await _answer(lines)
+        if device.is_session:
+            show.note(f"  The other end of a session. To compare strings first: tillie verify {device.address}")
+        else:
+            show.note(f"  {fingerprint(device.key)}")
+        trust = await _answer(lines, may_verify=not device.is_session)
         if trust is None:
             return ()
         decided.append(Decided(device.address, device.key, trust))
     return decided
 
 
-async def _answer(lines: Lines) -> Trust | None:
-    choices = {"t": Trust.TRUSTED, "v": Trust.VERIFIED, "d": Trust.DISTRUSTED}
+async def _answer(lines: Lines, *, may_verify: bool) -> Trust | None:
+    """What a person thinks of a key. A session's other end is verified by its string alone, and not by every string."""
+    choices = {"t": Trust.TRUSTED, "d": Trust.DISTRUSTED} | ({"v": Trust.VERIFIED} if may_verify else {})
+    verified = "it is [v]erified, " if may_verify else ""
     while True:
-        sys.stderr.write("[t]rust it, it is [v]erified, [d]istrust it, or Enter to send nothing: ")
+        sys.stderr.write(f"[t]rust it, {verified}[d]istrust it, or Enter to send nothing: ")
         sys.stderr.flush()
         answer = (await lines.next() or "").strip().lower()
         if not answer:

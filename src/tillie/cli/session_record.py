@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from tillie.cli import show
 from tillie.client import Client
 from tillie.errors import StoreUnwritable, UsageError
 from tillie.model import Address, Arrived, Changed, Done, Send
@@ -40,6 +41,7 @@ class Recorder:
 
     def __init__(self, client: Client, path: Path, peer: Address | None = None) -> None:
         self._client = client
+        self._path = path
         self._peer = peer
         self._thread = ""
         self._own = self._other = Address("")
@@ -61,6 +63,9 @@ class Recorder:
         if self._keys:
             self._write(transcript.keys_of(self._keys))
         self._file.close()
+        if not self._thread:
+            self._path.unlink(missing_ok=True)
+            show.note(f"There was no session to write down: {self._path} is not kept.")
 
     def _changed(self, change: Changed) -> None:
         """A session opened: its counters are still those of the first stanza, because this is called before any."""
