@@ -112,10 +112,15 @@ def _show_sent(to: Address, sent: Sent, *, report: bool) -> None:
 def _show_sent_in(session: Session, sent: Sent, *, is_new: bool) -> None:
     from tillie.cli import session_views
 
-    what = "Sent" if sent.arrived else "Queued, not sent yet"
     which = "a new" if is_new else "the open"  # a new one is over now
     trust = session_views.trust_of(session)
-    show.note(f"{what}: in {which} encrypted session with {session_views.who(session)}, {trust}.")
+    if not sent.arrived:
+        show.note("Not sent yet: the program that holds the session did not take it. If it is gone, so is the message,")
+        show.note(
+            "in two minutes; then 'tillie session list' does not show the session any more, and you may send again."
+        )
+        return
+    show.note(f"Sent: in {which} encrypted session with {session_views.who(session)}, {trust}.")
     if trust != "verified" and session.verifiable:
         show.note(f"Its string is {session.string}; to compare it: tillie verify {session.peer.bare}")
 

@@ -82,7 +82,9 @@ def _ask(ours: Account, whose: Address, device: str | None, sessions: list[Sessi
 
     still_open = strings.ask(ours, whose, sessions)
     known = known_keys(ours, whose, device, revoked=False, ask_network=not sessions)
-    keys = [key for key in known if key.fingerprint]  # a chain of sessions has none: their strings are compared
+    asked = {session.key for session in sessions}
+    # A chain of sessions has no fingerprint: their strings are compared.
+    keys = [key for key in known if key.fingerprint and key.device.key not in asked]
     if keys:
         if sessions:
             show.line()
