@@ -182,7 +182,8 @@ def _differences(before: Session, now: Session) -> list[str]:
     found = []
     if now.rekeys > before.rekeys:
         found.append("The keys of the session were changed.")
-    if now.trust is not before.trust or now.petname != before.petname:
+    # A policy that lets a first message go has verified nobody: there is nothing to tell.
+    if session_views.trust_of(now) != session_views.trust_of(before) or now.petname != before.petname:
         found.append(f"The session with {session_views.who(now)} is {session_views.trust_of(now)} now.")
     if now.wants_end and not before.wants_end:
         found.append("Somebody asked in clear that the session end, which anybody on the way could have written.")
