@@ -20,7 +20,7 @@ from tillie.cli.terminal import Lines
 from tillie.client import options_of, text_content
 from tillie.errors import NegotiationFailed, SessionBroken
 from tillie.model import Address, Decide, Device, Done, Trust
-from tillie.schemes.esession import channel, negotiating, records, sessions, transcript
+from tillie.schemes.esession import channel, negotiating, records, sessions, text, transcript
 from tillie.schemes.esession.settings import CODE_GROUP, CODE_GROUPS, is_code
 
 __all__ = ["world"]
@@ -357,8 +357,8 @@ def write_transcript(path: Path, *, published: bool = True) -> None:
     one, two = pair()
     header = transcript.header_of(one, f"{ALICE}/a", f"{BOB}/b", "thread")
     lines: list[Any] = []
-    for number, text in enumerate(("Tea at four?", "Gladly, and bring the scones.")):
-        one, element = channel.seal(one, f"<body>{text}</body>".encode(), now=0.0)
+    for number, said in enumerate(("Tea at four?", "Gladly, and bring the scones.")):
+        one, element = channel.seal(one, text.encode(text_content(said)), now=0.0)
         two, _ = channel.open(two, element, now=0.0)
         stanza = b"<message type='chat' to='%s/b' id='%d'>%s</message>" % (BOB.encode(), number, element)
         lines.append(transcript.Entry(f"{ALICE}/a", stanza.decode()))
@@ -390,6 +390,10 @@ def test_who_knows_what_was_said_chooses_what_it_opens_to(world: World, tmp_path
     assert somebody(*given, "--knowing", "1=Tea at four?").code == exits.USAGE
     too_long = somebody("session", "forge", str(tmp_path / "real"), "--say", "0=No tea for you.", "--knowing", "0=Tea.")
     assert too_long.code == exits.USAGE
+
+
+def test_what_is_said_is_written_as_a_session_hides_it() -> None:
+    assert text.encode(text_content("Tea & <scones>?")).rstrip() == session_forge._body("Tea & <scones>?").encode()
 
 
 @pytest.mark.parametrize("say", ["x", "x=1", "-1=x", "7=x", "=x"])

@@ -49,7 +49,7 @@ def forge(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Forge the transcript of a session that is over, and see that nobody can tell it from the real one.
+    """Forge the transcript of a session that is over. See that nobody can tell it from the real one.
 
     Needs no account and no secret: only the MAC keys that both ends publish when they are of no use any more. So what
     somebody shows of a session proves nothing about what was said in it.

@@ -128,7 +128,7 @@ def secret(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Make a code with which you and somebody know each other from the first session on. She types it in with --enter.
+    """Make a code for sessions with somebody. She types it in with --enter, and you know each other from the first on.
 
     Give it to her face to face, or another way that nobody reads. From then on a session comes about only if both of
     you have it. Tillie makes the code: one that people think up could be guessed by whoever sits between you.
