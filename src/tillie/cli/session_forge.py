@@ -93,7 +93,7 @@ def _numbered(given: list[str] | None) -> dict[int, str]:
 
 
 def _choose(real: Transcript, findings: tuple[Finding, ...]) -> int:
-    """Of the stanzas that can be forged, the one that hides most; of chat messages, if there are any."""
+    """Of the stanzas that can be forged, the last that hides most; of chat messages, if there are any."""
     able = [each for each in findings if each.standing.value == "verifies" and each.hidden]
     if not able:
         raise UsageError(
@@ -101,7 +101,7 @@ def _choose(real: Transcript, findings: tuple[Finding, ...]) -> int:
             hint="They are when the session is over, or was re-keyed.",
         )
     chats = [each for each in able if "type='chat'" in real.stanzas[each.number].stanza]
-    return max(chats or able, key=lambda each: each.hidden).number
+    return max(reversed(chats or able), key=lambda each: each.hidden).number
 
 
 def _body(text: str) -> str:
