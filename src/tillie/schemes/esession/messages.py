@@ -233,7 +233,7 @@ def write_termination(layout: Layout) -> Form:
 
 def normal(x: bytes, dialect: Dialect) -> bytes:
     """The normal form of a message that we sent, or read, and kept: it is not read again."""
-    return forms.normal(Form("", (), x), dialect)
+    return forms.normal(x, dialect)
 
 
 # -- reading --------------------------------------------------------------------------------------------------------
