@@ -107,7 +107,7 @@ def test_stanzas_of_all_kinds_keep_their_order() -> None:
             rows = await bob.engine.inbox()
             assert [d.stanza for _, d in rows] == ["message", "iq", "presence", "iq"] * 5
             assert [d.type for _, d in rows] == ["chat", "get", "", "result"] * 5
-            assert rows[1][1].content == '<query xmlns="jabber:iq:version"/>'
+            assert rows[1][1].content == "<query xmlns='jabber:iq:version'/>"
             assert rows[3][1].content == ""
             assert (await bob.sessions.get(session.thread)).received == 20
 
