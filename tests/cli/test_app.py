@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from support.terminal import Person, World, world
+from support.terminal import ALICE, BOB, Person, World, world
 from tillie import __version__, errors
 from tillie.cli import exits, main, messages
 
 __all__ = ["world"]
 
-ALICE, BOB = "alice@capulet.example", "bob@montague.example"
 GROUPS = ("account", "devices", "session", "trust", "keys", "pubsub", "demo")
 COMMANDS = ("send", "listen", "chat", "history", "verify", "backup", "restore", "seal", "open")
 

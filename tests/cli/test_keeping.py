@@ -7,23 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from support.terminal import Person, World, world
+from support.terminal import ALICE, BOB, Person, World, alice, bob, world
 from tillie.cli import exits, unlock
 from tillie.errors import Unreachable, UsageError
 
-__all__ = ["world"]
-
-ALICE, BOB = "alice@capulet.example", "bob@montague.example"
-
-
-@pytest.fixture
-def alice(world: World) -> Person:
-    return world.person("alice", ALICE)
-
-
-@pytest.fixture
-def bob(world: World) -> Person:
-    return world.person("bob", BOB)
+__all__ = ["alice", "bob", "world"]
 
 
 @pytest.fixture

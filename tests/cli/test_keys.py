@@ -9,24 +9,12 @@ from typing import Any
 import pytest
 
 from support.gnupg import GnuPG, unavailable
-from support.terminal import Outcome, Person, World, world
+from support.terminal import ALICE, BOB, Outcome, Person, World, alice, bob, world
 from tillie.cli import exits
 from tillie.cli.keys import MAX_IMPORT
 from tillie.schemes.openpgp.objects import MAX_OBJECT_BYTES
 
-__all__ = ["world"]
-
-ALICE, BOB = "alice@capulet.example", "bob@montague.example"
-
-
-@pytest.fixture
-def alice(world: World) -> Person:
-    return world.person("alice", ALICE)
-
-
-@pytest.fixture
-def bob(world: World) -> Person:
-    return world.person("bob", BOB)
+__all__ = ["alice", "bob", "world"]
 
 
 def listed(person: Person, *arguments: str) -> list[dict[str, Any]]:

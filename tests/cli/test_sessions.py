@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from support.channels import pair
-from support.terminal import Person, World, world
+from support.terminal import ALICE, BOB, Person, World, alice, bob, world
 from tillie.account import Account
 from tillie.cli import exits, online, session, session_forge, unlock
 from tillie.cli.terminal import Lines
@@ -23,19 +23,7 @@ from tillie.model import Address, Decide, Device, Done, Trust
 from tillie.schemes.esession import channel, negotiating, records, sessions, text, transcript
 from tillie.schemes.esession.settings import CODE_GROUP, CODE_GROUPS, is_code
 
-__all__ = ["world"]
-
-ALICE, BOB = "alice@capulet.example", "bob@montague.example"
-
-
-@pytest.fixture
-def alice(world: World) -> Person:
-    return world.person("alice", ALICE)
-
-
-@pytest.fixture
-def bob(world: World) -> Person:
-    return world.person("bob", BOB)
+__all__ = ["alice", "bob", "world"]
 
 
 @contextmanager

@@ -8,23 +8,11 @@ import stat
 
 import pytest
 
-from support.terminal import PASSWORD, Person, World, world
+from support.terminal import ALICE, BOB, PASSWORD, Person, World, alice, bob, world
 from tillie.cli import exits
 from tillie.errors import AuthenticationFailed, Unreachable
 
-__all__ = ["world"]
-
-ALICE, BOB = "alice@capulet.example", "bob@montague.example"
-
-
-@pytest.fixture
-def alice(world: World) -> Person:
-    return world.person("alice", ALICE)
-
-
-@pytest.fixture
-def bob(world: World) -> Person:
-    return world.person("bob", BOB)
+__all__ = ["alice", "bob", "world"]
 
 
 def raises(error: Exception) -> None:

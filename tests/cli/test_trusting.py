@@ -7,24 +7,12 @@ from typing import Any
 
 import pytest
 
-from support.terminal import Person, World, world
+from support.terminal import ALICE, BOB, Person, World, alice, bob, world
 from tillie.cli import exits, verifying
 from tillie.errors import UsageError
 from tillie.model import Address
 
-__all__ = ["world"]
-
-ALICE, BOB = "alice@capulet.example", "bob@montague.example"
-
-
-@pytest.fixture
-def alice(world: World) -> Person:
-    return world.person("alice", ALICE)
-
-
-@pytest.fixture
-def bob(world: World) -> Person:
-    return world.person("bob", BOB)
+__all__ = ["alice", "bob", "world"]
 
 
 def key_of(person: Person) -> dict[str, Any]:

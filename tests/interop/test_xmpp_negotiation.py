@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 import slixmpp
 
 from support.prosody import HOSTS, PASSWORD, new_account, prosody
-from support.xmpp import SECONDS, Bot, until
-from support.xmpp import online as online_bots
+from support.xmpp import SECONDS, Bot, online, until
 from tillie.demo.prosody import PrivateProsody
 from tillie.errors import NegotiationFailed, SessionEnded, UsageError
 from tillie.negotiation.session import Phase, State
@@ -94,17 +92,6 @@ class Talker(slixmpp.ClientXMPP):
 
 
 Scenario = Callable[[Any, Any], Awaitable[None]]
-
-
-@asynccontextmanager
-async def online(*talkers: Talker) -> AsyncIterator[None]:
-    try:
-        for talker in talkers:
-            await talker.start()
-        yield
-    finally:
-        for talker in talkers:
-            await talker.stop()
 
 
 async def befriend(a: Talker, b: Talker) -> None:
@@ -672,7 +659,7 @@ def test_beside_encrypted_sessions(prosody: PrivateProsody) -> None:
         for bot in bots:
             bot.register_plugin("xep_0155", {"answer": "ask"}, module="tillie.networks.xmpp.xep_0155")
             bot.add_event_handler("xep_0155_offer", lambda _: heard.append("offer"))
-        async with online_bots(*bots):
+        async with online(*bots):
             romeo, juliet = bots
             session = await romeo.plugin["xep_0116"].start(juliet.boundjid.full)
             assert (session.active, heard) == (True, [])

@@ -17,6 +17,8 @@ from tillie.networks.local import LocalServer
 
 PASSWORD = "only for tests"
 
+ALICE, BOB = "alice@capulet.example", "bob@montague.example"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -89,3 +91,13 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> World:
     return World(tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def alice(world: World) -> Person:
+    return world.person("alice", ALICE)
+
+
+@pytest.fixture
+def bob(world: World) -> Person:
+    return world.person("bob", BOB)

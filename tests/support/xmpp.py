@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import slixmpp
 
@@ -119,9 +119,15 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+class Startable(Protocol):
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
 @asynccontextmanager
-async def online(*bots: Bot) -> AsyncIterator[None]:
-    """Bots that are logged in and ready, and gone afterwards."""
+async def online(*bots: Startable) -> AsyncIterator[None]:
+    """Programs that are logged in and ready, and gone afterwards."""
     try:
         for bot in bots:
             await bot.start()

@@ -35,15 +35,8 @@ class _Conversation:
         self._in_session = False  # what was typed last
 
     async def run(self) -> None:
-        work = (self._hear(), self._speak(), offers.attend(self._client, self._ask, only=self._to))
-        tasks = [asyncio.ensure_future(each) for each in work]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
+        attending = offers.attend(self._client, self._ask, only=self._to)
+        await online.side_by_side(self._hear(), self._speak(), attending)
 
     async def _hear(self) -> None:
         """What this contact says, and what our other devices say to them. Messages of others stay in the inbox."""

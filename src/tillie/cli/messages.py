@@ -213,9 +213,8 @@ def listen(
     async def work(client: Client, lines: Lines) -> None:
         show.note(f"Listening as {client.account.address}. Ctrl-C leaves.")
         async with session_record.recorded(client, transcript):
-            await offers.beside(
-                show_messages(client), client, lambda question: session_talk.ask(lines, question), json=json
-            )
+            attending = offers.attend(client, lambda question: session_talk.ask(lines, question), json=json)
+            await online.side_by_side(show_messages(client), attending)
 
     with unlock.account(account, passphrase_file) as ours:
         password = unlock.password(ours)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -26,18 +25,6 @@ def decide(ours: Account, answer: AnswerName | None) -> None:
         chosen = AnswerName.CONTACTS.value
     wanted = msgspec.structs.replace(ours.settings.sessions, answer=chosen)
     ours.settings = msgspec.structs.replace(ours.settings, sessions=wanted)
-
-
-async def beside(work: Coroutine[Any, Any, None], client: Client, ask: Ask, *, json: bool = False) -> None:
-    """Do some work, and `attend` meanwhile."""
-    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(attend(client, ask, json=json))]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 async def attend(client: Client, ask: Ask, *, only: Address | None = None, json: bool = False) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tillie import client as clients
 from tillie.account import Account
@@ -65,6 +65,18 @@ async def online(
         yield client
     finally:
         await client.close()
+
+
+async def side_by_side(*works: Coroutine[Any, Any, None]) -> None:
+    """Do several things at once, until the first of them ends; the others are given up then."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def tell(notice: Notice) -> None:
