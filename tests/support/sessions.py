@@ -25,10 +25,14 @@ from tillie.model import (
     State,
     Time,
 )
+from tillie.negotiation import element as wire
+from tillie.negotiation import options
 from tillie.pipeline import Policy
-from tillie.schemes.esession import ESession, Session, Settings
+from tillie.schemes.esession import ESession, Session, Settings, sessions
+from tillie.schemes.esession import channel as channels
 from tillie.store import MemoryStore
-from tillie.wire import address, stanza, xml
+from tillie.wire import address, forms, stanza, xml
+from tillie.wire.forms import Field
 
 T = TypeVar("T")
 NOW = 1_780_000_000.0
@@ -36,7 +40,7 @@ SMALL = Settings(groups=(1,), rekey_frequency=1, legacy=True)  # 768 bits: fast,
 ALICE, BOB, MALLORY = "alice@a.example/home", "bob@b.example/work", "mallory@m.example/den"
 
 _KINDS = {f"{{jabber:client}}{kind}": kind for kind in ("message", "presence", "iq")}
-_ERROR = "{jabber:client}error"
+_ERROR_TAG = "{jabber:client}error"
 
 
 def everybody(peer: Address) -> bool:
@@ -132,7 +136,7 @@ class Client:
     def read(self, flying: Flying, *, via: str = "live") -> Arrived | None:
         """As the network hands it over; None if it holds nothing for sessions."""
         root = xml.parse(flying.stanza)
-        tags = (*self.scheme.tags, _ERROR)
+        tags = (*self.scheme.tags, _ERROR_TAG)
         element = next((child for tag in tags for child in root if child.tag == tag), None)
         if element is None:
             return None
@@ -219,3 +223,28 @@ def flying(sender: str, stanza_bytes: bytes) -> Flying:
 
 def all_octets(stanzas: Iterable[bytes]) -> bytes:
     return b"\n".join(stanzas)
+
+
+# -- what servers and others write ------------------------------------------------------------------------------------
+
+TERMINATE = wire.feature(
+    forms.write("submit", (Field("FORM_TYPE", values=(options.SSN,)), Field("terminate", values=("1",))))
+)
+ERROR = b"<error xmlns='jabber:client' type='cancel'><%b xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error>"
+
+
+def error_from(
+    sender: str, to: str, condition: str, *, kind: str = "message", thread: str = "", id: str = "m"
+) -> Flying:
+    """What a server answers, mostly without the thread of what it answers."""
+    named = f"<thread>{thread}</thread>" if thread else ""
+    start = f"<{kind} xmlns='jabber:client' type='error' to='{to}' id='{id}'>{named}"
+    return flying(sender, start.encode() + ERROR % condition.encode() + f"</{kind}>".encode())
+
+
+def secrets_of(client: Client, thread: str) -> list[bytes]:
+    """The keys of an open session, as they lie in the store."""
+    record = client.run(lambda s: Done(sessions.load(s, thread)))
+    assert record is not None
+    channel = channels.decode(record.channel)
+    return [channel.kc, channel.km, *(key for each in channel.sets for key in (each.x, each.kc, each.km) if key)]
