@@ -116,6 +116,7 @@ class Engine:
         self._clock = clock
         # The store runs on a thread of its own, so that a commit never holds up the event loop.
         self._thread = None if isinstance(store, MemoryStore) else ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._closed = False
         self._fetches: dict[Fetch, asyncio.Task[Fetched]] = {}
         self._slots = asyncio.Semaphore(MAX_PARALLEL)
         # Stanza id -> outbox row, None once the server is known to have it; and those that have left the outbox then.
@@ -187,6 +188,8 @@ class Engine:
         return renewed.effects if isinstance(renewed, Committed) else ()
 
     async def _on_store(self, call: Callable[[], T]) -> T:
+        if self._closed:
+            raise UsageError("The store is closed.")
         if self._thread is None:
             return call()
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
@@ -455,7 +458,10 @@ class Engine:
         return lambda: self._followers.remove(callback)
 
     async def close(self) -> None:
+        if self._closed:
+            return
         await self._on_store(self.store.close)
+        self._closed = True
         if self._thread is not None:
             self._thread.shutdown(wait=False)
 

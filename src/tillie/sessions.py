@@ -13,7 +13,7 @@ from enum import Enum
 from functools import partial
 
 from tillie.engine import Engine
-from tillie.errors import NegotiationFailed, SessionBroken, SessionEnded, StoreError, TillieError
+from tillie.errors import NegotiationFailed, SessionBroken, SessionEnded, StoreError, TillieError, UsageError
 from tillie.model import Address, Changed, Content, Done, Notice, Sealed, State
 from tillie.schemes.esession.scheme import ESession
 from tillie.schemes.esession.sessions import ACTIVE, ASKED, BROKEN, FAILED, OPEN, PENDING, Session
@@ -192,8 +192,8 @@ class Sessions:
         be ended in order is given up."""
         try:
             mine = [session for session in await self.all() if session.own == self.engine.own and not session.over]
-        except StoreError:
-            return  # they can be neither read nor used any more
+        except (StoreError, UsageError):
+            return  # the store is gone, or closed: they can be neither read nor used any more
         await asyncio.gather(*(self._end(session, wait) for session in mine))
 
     async def _end(self, session: Session, wait: float) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tillie import store as stores
 from tillie.engine import Engine
+from tillie.errors import UsageError
 from tillie.model import Address, Changed, Done, Fetch, Fetched, Publication, Send, State
 from tillie.store import MemoryStore, Store
 
@@ -130,5 +131,17 @@ def test_what_is_acknowledged_while_the_outbox_is_looked_at_is_not_sent_twice(
         await engine.drive(put(first))  # type: ignore[arg-type]
         assert wire.sent == [first, second, first]  # somebody has put it there anew
         await engine.close()
+
+    asyncio.run(scene())
+
+
+def test_a_closed_engine_says_so_and_closing_twice_is_fine(store: Store) -> None:
+    engine = Engine(store, Wire(), clock=lambda: NOW)
+
+    async def scene() -> None:
+        await engine.close()
+        await engine.close()
+        with pytest.raises(UsageError, match="closed"):
+            await engine.outbox()
 
     asyncio.run(scene())
