@@ -14,6 +14,8 @@ import time
 import pytest
 
 SECONDS = 60.0
+# Who starts the tests in the background has them, and all that they start, ignore Ctrl-C.
+AS_AT_A_TERMINAL = ("env", "--default-signal=INT")
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -27,7 +29,7 @@ class Terminal:
         surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm", "COLUMNS": "200"}
         # Not pty.fork(): this process has threads, and whatever lock they hold stays locked in a forked copy.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tillie.cli", *arguments],
+            [*AS_AT_A_TERMINAL, sys.executable, "-m", "tillie.cli", *arguments],
             stdin=end, stdout=end, stderr=end, env={**surroundings, **environment}, start_new_session=True,
         )  # fmt: skip
         os.close(end)
