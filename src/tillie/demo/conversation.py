@@ -177,8 +177,7 @@ class Conversation:
         )
         content = text_content(text).xml
         await self.laptop.online().engine.network.send(Send(message % (BOB.encode(), content), "leak"))
-        await asyncio.sleep(0)
-        await self.bob.say(ALICE, YES)  # the server has handled the line before it answers this
+        await self.laptop.say(BOB, YES)  # the server handles the line before this, and has this when we go on
 
     def said(self) -> list[str]:
         return self._said
