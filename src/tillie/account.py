@@ -98,8 +98,7 @@ class Settings(msgspec.Struct, frozen=True):
     """What an account remembers, inside its store.
 
     `server` is "" (found by DNS) or "host:port" (see `server_address`), `ca_file` a PEM file of the only authority
-    that is trusted then. `label` is what other devices may call this one, `history` whether messages are kept, `answer`
-    (as `sessions.Answer`) whose offers of an encrypted session are taken without asking.
+    that is trusted then. `label` is what other devices may call this one, `history` whether messages are kept.
     """
 
     policy: str = Policy.BLIND.value

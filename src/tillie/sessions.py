@@ -51,7 +51,8 @@ async def begin(engine: Engine, own: Address, *, before: Address | None = None) 
         return
     for session in await engine.drive(lambda s: Done(scheme.sessions(s))):
         if not session.over and session.own in (own, before):
-            await engine.drive(lambda s: scheme.abandon(s, session.thread, "the connection broke", engine.now()))  # noqa: B023
+            gone = partial(scheme.abandon, thread=session.thread, why="the connection broke", now=engine.now())
+            await engine.drive(gone)
 
 
 def of_engine(engine: Engine) -> ESession | None:

@@ -10,20 +10,17 @@ import re
 import sys
 from hmac import compare_digest
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote
 
-from tillie.cli import show
+from tillie.cli import links, show
 from tillie.cli.session_views import trust_of, who
 from tillie.errors import NotTrusted, UsageError
 from tillie.model import Address
-from tillie.wire import address as addresses
 from tillie.wire.display import printable
 
 if TYPE_CHECKING:
     from tillie.account import Account
     from tillie.schemes.esession import Session
 
-MAX_LINK = 8_192  # characters
 _PARAMETER = re.compile(r"(?:^|;)esession-string=([0-9a-fA-F]{64,128})(?:;|$)")
 _ENDED = "The session is ended, and this end of it distrusted."
 
@@ -41,22 +38,20 @@ def comparable(ours: Account, whose: Address) -> list[Session]:
 
 def link_of(address: Address, session: Session) -> str:
     """What our code says: whose it is, and the session's whole digest."""
-    return f"xmpp:{quote(address, safe='@')}?esession-string={session.string_digest.hex()}"
+    return links.write(address, f"esession-string={session.string_digest.hex()}")
 
 
 def is_link(uri: str) -> bool:
-    return bool(_PARAMETER.search(uri[:MAX_LINK].partition("?")[2]))
+    return bool(_PARAMETER.search(uri[: links.MAX_LINK].partition("?")[2]))
 
 
-def digest_in(link: str, whose: Address) -> bytes:
+def digest_in(text: str, whose: Address) -> bytes:
     """The digest in such a link. Raises `UsageError` if it is none, or somebody else's."""
-    scheme, colon, rest = link.strip()[:MAX_LINK].partition(":")
-    jid, _, query = rest.partition("?")
-    found = _PARAMETER.search(query)
-    if scheme.lower() != "xmpp" or not colon or found is None or len(found[1]) % 2:
+    link = links.read(text)
+    found = _PARAMETER.search(link.query) if link else None
+    if link is None or found is None or len(found[1]) % 2:
         raise UsageError("That is not a link of a session.")
-    if addresses.parse(unquote(jid)).bare != whose:
-        raise UsageError(f"That link is of {printable(unquote(jid))}, not of {whose}.")
+    link.require_of(whose)
     return bytes.fromhex(found[1])
 
 
@@ -119,20 +114,10 @@ def show_string(own: Address, session: Session) -> None:
     show.line()
     show.line(f"    {show.paint(session.string, 'bold')}")
     show.line()
-    show_code(link_of(own, session))
+    links.show_code(link_of(own, session))
     show.line(
         f"{session.peer.bare} must see exactly this. Compare it face to face or on the telephone, not in this chat."
     )
-
-
-def show_code(uri: str) -> None:
-    """A link, and on a terminal the code to scan."""
-    import segno
-
-    if sys.stdout.isatty():
-        segno.make(uri, error="m").terminal(compact=True)
-    show.line(f"  {uri}")
-    show.line()
 
 
 QUESTION = "Is it the same? [y]es; [n]o, end the session; Enter: decide later: "

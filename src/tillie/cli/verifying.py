@@ -5,17 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from urllib.parse import quote, unquote
 
 from tillie.account import Account, KnownKey
-from tillie.cli import show
+from tillie.cli import links, show
 from tillie.errors import NotTrusted, UsageError
 from tillie.model import Address, Device, Trust
 from tillie.trust.fingerprint import fingerprint, normalise
-from tillie.wire import address as addresses
 from tillie.wire.display import printable
 
-MAX_URI = 8_192  # characters
 _KINDS = {"openpgp": "OpenPGP key", "esession": "key for sessions"}
 _PARAMETER = re.compile(r"omemo-sid-([0-9]{1,10})=([0-9a-fA-F]{64})")
 
@@ -24,20 +21,18 @@ def uri_of(devices: Iterable[Device]) -> str:
     """An "xmpp:" link with the fingerprints of one account's devices, as clients put it into QR codes."""
     known = list(devices)
     pairs = [f"omemo-sid-{device.id}={fingerprint(device.key).replace(' ', '')}" for device in known]
-    return f"xmpp:{quote(known[0].address, safe='@')}?{';'.join(pairs)}"
+    return links.write(known[0].address, ";".join(pairs))
 
 
 def fingerprints_in(uri: str, whose: Address) -> dict[int, str]:
     """The fingerprints in such a link, by device id. Raises `UsageError` if it is none, or somebody else's."""
-    scheme, colon, rest = uri.strip()[:MAX_URI].partition(":")
-    jid, _, query = rest.partition("?")
-    found = {int(number): normalise(digits) for number, digits in _PARAMETER.findall(query)}
-    if scheme.lower() != "xmpp" or not colon or not found:
+    link = links.read(uri)
+    found = {int(number): normalise(digits) for number, digits in _PARAMETER.findall(link.query)} if link else {}
+    if link is None or not found:
         raise UsageError(
             "That is not a link with fingerprints.", hint="It looks like xmpp:bob@example.net?omemo-sid-..."
         )
-    if addresses.parse(unquote(jid)).bare != whose:
-        raise UsageError(f"That link is of {printable(unquote(jid))}, not of {whose}.")
+    link.require_of(whose)
     return found
 
 
@@ -95,7 +90,8 @@ def _show_own(ours: Account, whose: Address, keys: list[KnownKey]) -> None:
     if mine is not None and "omemo" in kinds:
         show.line(f"Your own key, for {whose} to compare or to scan (device {mine.id}):")
         show.line(f"  {fingerprint(mine.key)}")
-        _show_code(uri_of([mine]))
+        show.line()
+        links.show_code(uri_of([mine]))
     for key in ours.keys(ours.address):
         if key.scheme in kinds and (key.info.active if key.info else key.scheme == "esession"):
             show.line(f"Your own {_KINDS[key.scheme]}:")
@@ -113,13 +109,3 @@ def _question() -> Trust | None:
             return Trust.VERIFIED
         if answer in ("n", "no"):
             return Trust.DISTRUSTED
-
-
-def _show_code(uri: str) -> None:
-    import segno
-
-    show.line()
-    if sys.stdout.isatty():
-        segno.make(uri, error="m").terminal(compact=True)
-    show.line(f"  {uri}")
-    show.line()

@@ -70,9 +70,6 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     def bare(self) -> Address:
         return Address(self.peer).bare
 
-    def parameter(self, name: str) -> str:
-        return dict(self.parameters).get(name, "")
-
 
 class Chain(msgspec.Struct, frozen=True, array_like=True):
     """The secret retained with one client of somebody. `key` is the trust key it stands for; `previous` the secret
