@@ -97,13 +97,13 @@ class Line:
 def negotiate() -> bool:
     """All four messages of both ends, from settings to keys, each as the bytes that travel."""
     own, peer = Parties(Address(ALICE), Address(BOB), "t"), Parties(Address(BOB), Address(ALICE), "t")
-    offering, form = offer.offer(SETTINGS, own)
-    answering, form = offer.answer(SETTINGS, peer, parse_feature(feature(form)))
+    offering, form = offer.offer(SETTINGS)
+    answering, form = offer.answer(SETTINGS, parse_feature(feature(form)))
     concluding, form = four.conclude(offering, SETTINGS, own, parse_feature(feature(form)), (), now=NOW)
     responder, last = four.accept(answering, SETTINGS, peer, parse_feature(feature(form)), (), now=NOW)
     if last is None or not isinstance(concluding, states.Concluding):
         raise RuntimeError("that was no negotiation of four messages")
-    initiator = four.finish(concluding, SETTINGS, own, parse_init(init(last))[0], (), now=NOW)
+    initiator = four.finish(concluding, SETTINGS, parse_init(init(last))[0], (), now=NOW)
     return initiator.string == responder.string and initiator.new_secret == responder.new_secret
 
 

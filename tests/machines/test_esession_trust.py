@@ -272,7 +272,7 @@ def speak_as_alice(
     def draw(size: int) -> bytes:
         return first.pop() if first else urandom(size)
 
-    offering, form = offer.offer(settings, parties, draw=draw)
+    offering, form = offer.offer(settings, draw=draw)
     assert isinstance(offering, Offering)
     bob.get(flying(ALICE, message(BOB, "phantom", wire.feature(form))))
     with monkeypatch.context() as patch:

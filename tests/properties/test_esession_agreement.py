@@ -60,10 +60,10 @@ def test_the_normal_form_is_found_where_it_matters() -> None:
         profile = next(one for one in TRIALS if one.name == name)
         negotiation = Negotiation(replace(FAST, profile=profile))
         a, b = negotiation.parties
-        offering, first = offer.offer(negotiation.alice, a)
+        offering, first = offer.offer(negotiation.alice)
         marked = mark(first)
         offering = msgspec.structs.replace(offering, form=marked.xml)
-        answering, second = offer.answer(FAST, b, marked)
+        answering, second = offer.answer(FAST, marked)
         _, third = four.conclude(offering, negotiation.alice, a, second, (), now=NOW)
         theirs, _ = four.accept(answering, FAST, b, third, (), now=NOW)
         assert theirs.profile == name
@@ -273,13 +273,12 @@ def test_what_nothing_allows(changes: dict[str, object]) -> None:
 
 
 def test_without_a_backend_there_are_no_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b = Negotiation().parties
-    _, first = offer.offer(FAST, a)
+    _, first = offer.offer(FAST)
     monkeypatch.setattr(modp, "backend", lambda: "")
     with pytest.raises(UsageError):
-        offer.offer(FAST, a)
+        offer.offer(FAST)
     with pytest.raises(NegotiationFailed) as caught:
-        offer.answer(FAST, b, first)
+        offer.answer(FAST, first)
     assert caught.value.fields == ("modp",)
 
 

@@ -327,13 +327,13 @@ def test_counters_wrap(counter: int) -> None:
     a, b = Negotiation().parties
     for ours, theirs in ((STRICT, STRICT), (SUBSET, SUBSET), (GAJIM, GAJIM_ITSELF), (GAJIM_ITSELF, GAJIM)):
         one, other = (Settings(profile=profile, groups=(14,)) for profile in (ours, theirs))
-        offering, first = offer.offer(one, a)
-        answering, second = offer.answer(other, b, first, draw=Drawn())
+        offering, first = offer.offer(one)
+        answering, second = offer.answer(other, first, draw=Drawn())
         state, third = four.conclude(offering, one, a, second, (), now=NOW)
         done, fourth = four.accept(answering, other, b, third, (), now=NOW)
         assert isinstance(state, Concluding)
         assert fourth is not None
-        talk(four.finish(state, one, a, fourth, (), now=NOW), done)
+        talk(four.finish(state, one, fourth, (), now=NOW), done)
         assert done.profile == theirs.name
 
 
@@ -412,6 +412,6 @@ def test_replays_and_reflections() -> None:
     with pytest.raises(NegotiationFailed):
         four.accept(two.answering, FAST, two.parties[1], one.sent[3], (), now=NOW)  # type: ignore[arg-type]
     with pytest.raises(NegotiationFailed):
-        four.finish(two.concluding, FAST, two.parties[0], one.sent[4], (), now=NOW)  # type: ignore[arg-type]
+        four.finish(two.concluding, FAST, one.sent[4], (), now=NOW)  # type: ignore[arg-type]
     with pytest.raises(NegotiationFailed):
-        four.finish(two.concluding, FAST, two.parties[0], third, (), now=NOW)  # type: ignore[arg-type]
+        four.finish(two.concluding, FAST, third, (), now=NOW)  # type: ignore[arg-type]

@@ -51,9 +51,8 @@ class Negotiation:
 
     def until_answered(self) -> Form:
         """Messages 1 and 2."""
-        a, b = self.parties
-        self.offering, first = offer.offer(self.alice, a)
-        self.answering, second = offer.answer(self.bob, b, self.carry(1, first))
+        self.offering, first = offer.offer(self.alice)
+        self.answering, second = offer.answer(self.bob, self.carry(1, first))
         return self.carry(2, second)
 
     def until_concluded(self) -> Form:
@@ -72,9 +71,7 @@ class Negotiation:
         assert self.concluding is not None
         theirs, fourth = four.accept(self.answering, self.bob, self.parties[1], third, self.bob_secrets, now=NOW)
         assert fourth is not None
-        ours = four.finish(
-            self.concluding, self.alice, self.parties[0], self.carry(4, fourth), self.alice_secrets, now=NOW
-        )
+        ours = four.finish(self.concluding, self.alice, self.carry(4, fourth), self.alice_secrets, now=NOW)
         return ours, theirs
 
     def run_three(self) -> tuple[Established, Established]:

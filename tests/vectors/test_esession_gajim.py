@@ -141,7 +141,7 @@ class Side:
     # -- what a side does ---------------------------------------------------------------------------------------------
 
     def negotiate(self) -> None:
-        self.offering, form = offer.offer(self.settings, self.parties, draw=self.draw)
+        self.offering, form = offer.offer(self.settings, draw=self.draw)
         self.ready = element.feature(form)
 
     def handle(self, stanza: xml.Element) -> None:
@@ -151,7 +151,7 @@ class Side:
             assert form.boolean("terminate")
             self.over = True
         elif form.type == "form":
-            self.answering, answer = offer.answer(self.settings, self.parties, form, draw=self.draw)
+            self.answering, answer = offer.answer(self.settings, form, draw=self.draw)
             self.ready = element.feature(answer)
         elif form.type == "submit":
             assert self.offering is not None
@@ -168,7 +168,7 @@ class Side:
             self.ready, self.channel = element.init(last), self.established.channel
         else:
             assert self.concluding is not None
-            self.established = four.finish(self.concluding, self.settings, self.parties, form, self.secrets, now=0)
+            self.established = four.finish(self.concluding, self.settings, form, self.secrets, now=0)
             self.channel = self.established.channel
 
     def encrypt(self, event: dict[str, Any], trace: list[dict[str, str]]) -> None:

@@ -76,7 +76,7 @@ def forge(alice: Address, bob: Address, text: bytes, *, now: Time) -> Forged:
     seconds = time.monotonic() - started
     with_bob, answer = four.accept(legs.answering, OLD, legs.bob, found.sent, (), now=now)
     assert answer is not None
-    mine = four.finish(found.concluding, OLD, legs.to_bob, answer, (), now=now)
+    mine = four.finish(found.concluding, OLD, answer, (), now=now)
     overheard = _carry(legs.alice.channel, legs.with_alice.channel, text, now)
     read = _carry(mine.channel, with_bob.channel, overheard, now)
     return Forged(legs.alice.string, with_bob.string, found.tries, seconds, overheard, read)
@@ -98,16 +98,16 @@ def strings_of_ours(alice: Address, bob: Address, *, now: Time) -> tuple[str, fr
 def _between(settings: Settings, alice: Address, bob: Address, now: Time) -> Legs:
     """Mallory answers Alice in Bob's name, to the end, and asks Bob in hers, up to his answer."""
     alice_to_bob, bob_to_alice = Parties(alice, bob, "thread"), Parties(bob, alice, "thread")
-    offering, form = offer.offer(settings, alice_to_bob)
-    as_bob, form_b = offer.answer(settings, bob_to_alice, form)
+    offering, form = offer.offer(settings)
+    as_bob, form_b = offer.answer(settings, form)
     concluding, form = four.conclude(offering, settings, alice_to_bob, form_b, (), now=now)
     with_alice, answer = four.accept(as_bob, settings, bob_to_alice, form, (), now=now)
     assert answer is not None
     assert isinstance(concluding, Concluding)
-    seen = four.finish(concluding, settings, alice_to_bob, answer, (), now=now)
+    seen = four.finish(concluding, settings, answer, (), now=now)
 
-    mine, form = offer.offer(settings, alice_to_bob)
-    answering, form_b = offer.answer(settings, bob_to_alice, form)
+    mine, form = offer.offer(settings)
+    answering, form_b = offer.answer(settings, form)
     return Legs(seen, with_alice, mine, answering, form_b, alice_to_bob, bob_to_alice)
 
 

@@ -22,6 +22,11 @@ _MOST = len(DIGITS) ** LENGTH
 _INTEGER_BYTES = 8
 
 
+def verifies(name: str) -> bool:
+    """Whether comparing a string of this kind tells who is at the other end."""
+    return name == TILLIE
+
+
 class ShortString(NamedTuple):
     """What both people should see: `text` to read aloud, and the whole `digest`, 32 octets, for a QR code."""
 

@@ -248,13 +248,11 @@ def _established(
         channel=opened,
         profile=context.profile.name,
         parameters=context.parameters,
+        peer_key=peer_key,
         used=used,
         new_secret=context.hmac(key, NEW_RETAINED_SECRET),
         string=string.text,
-        string_name=context.parameters.string,
         string_digest=string.digest,
-        verifies=context.parameters.string == strings.TILLIE,
-        peer_key=peer_key,
     )
 
 
@@ -264,7 +262,6 @@ def _established(
 def finish(
     concluding: Concluding,
     settings: Settings,
-    parties: Parties,
     form: Form,
     secrets: Sequence[Secret],
     *,

@@ -57,7 +57,7 @@ Effects = tuple[Effect, ...]
 
 def start(s: State, settings: Settings, own: Address, to: Address, thread: str, now: Time) -> Effects:
     """Message 1: what we offer, to a bare JID or one resource."""
-    offering, form = offer.offer(settings, Parties(own, to, thread))
+    offering, form = offer.offer(settings)
     record = Record(thread, str(own), str(to), INITIATOR, OFFERED, now, now, step=_pack(offering))
     return _go(s, record, OFFERED, wire.feature(form), now, amp=True)
 
@@ -102,7 +102,7 @@ def answer(s: State, settings: Settings, record: Record, now: Time) -> Effects:
     """Message 2, to an offer that came."""
     asked = forms.parse(record.step)
     try:
-        answering, form = offer.answer(settings, _parties(record), asked)
+        answering, form = offer.answer(settings, asked)
     except PeerError as error:
         return fail(s, record, error, now, echo=wire.feature(asked))
     record = msgspec.structs.replace(record, step=_pack(answering))
@@ -141,7 +141,7 @@ def finish(s: State, settings: Settings, record: Record, form: Form, echo: bytes
     """Message 4 came: the session is open."""
     secrets = retained.secrets(s, Address(record.peer).bare, now)
     try:
-        done = four.finish(_step(record, Concluding), settings, _parties(record), form, secrets, now=now)
+        done = four.finish(_step(record, Concluding), settings, form, secrets, now=now)
     except PeerError as error:
         return fail(s, record, error, now, echo=echo, counted=True)
     return _open(s, record, done, now, proven=True)[1]

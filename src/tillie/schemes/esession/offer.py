@@ -8,14 +8,14 @@ from tillie.crypto.random import random_bytes
 from tillie.errors import UsageError
 from tillie.schemes.esession import messages, opening, three
 from tillie.schemes.esession.keys import mpi
-from tillie.schemes.esession.settings import Draw, Parties, Settings, Shield
+from tillie.schemes.esession.settings import Draw, Settings, Shield
 from tillie.schemes.esession.states import Answering, Concluding, Established, Offering
 from tillie.wire.forms import Form
 
 __all__ = ["Answering", "Concluding", "Established", "Offering", "answer", "offer"]
 
 
-def offer(settings: Settings, parties: Parties, *, draw: Draw = random_bytes) -> tuple[Offering, Form]:
+def offer(settings: Settings, *, draw: Draw = random_bytes) -> tuple[Offering, Form]:
     """Message 1 (XEP-0116 section 4.3): our options, a nonce, and for each group a commitment to e.
 
     With three messages, where settings shield our key and allow it, e itself. UsageError without a backend for groups.
@@ -33,7 +33,7 @@ def offer(settings: Settings, parties: Parties, *, draw: Draw = random_bytes) ->
     return Offering(profile.name, three_messages, form.xml, nonce, kept), form
 
 
-def answer(settings: Settings, parties: Parties, form: Form, *, draw: Draw = random_bytes) -> tuple[Answering, Form]:
+def answer(settings: Settings, form: Form, *, draw: Draw = random_bytes) -> tuple[Answering, Form]:
     """Message 2, from message 1 (XEP-0116 sections 4.4 and 4.5).
 
     NegotiationFailed: "not-acceptable" with fields, or "feature-not-implemented" (`dhkeys`: three messages are not

@@ -236,7 +236,7 @@ def last_beat(s: State, own: str) -> Time:
 
 def is_verifiable(record: Record) -> bool:
     """Whether comparing its string verifies the other end: the old kind of string can be made to fit."""
-    return bool(record.string) and record.string_name == strings.TILLIE
+    return bool(record.string) and strings.verifies(record.string_name)
 
 
 # -- to show --------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from tillie.schemes.esession.channel import Channel
 from tillie.schemes.esession.identity import PublicIdentity
 from tillie.schemes.esession.parameters import Parameters
 from tillie.schemes.esession.settings import Secret
+from tillie.trust import strings
 
 
 class Offering(msgspec.Struct, frozen=True, array_like=True):
@@ -83,13 +84,19 @@ class Established(NamedTuple):
     channel: Channel
     profile: str
     parameters: Parameters
-    used: Secret | None
-    new_secret: bytes
-    string: str
-    string_name: str
-    string_digest: bytes
-    verifies: bool
     peer_key: PublicIdentity | None
+    used: Secret | None = None
+    new_secret: bytes = b""
+    string: str = ""
+    string_digest: bytes = b""
+
+    @property
+    def string_name(self) -> str:
+        return self.parameters.string
+
+    @property
+    def verifies(self) -> bool:
+        return strings.verifies(self.string_name)
 
     def __repr__(self) -> str:
         return f"Established({self.profile!r}, {self.string_name!r}, used={self.used is not None})"

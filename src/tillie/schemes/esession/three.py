@@ -15,8 +15,6 @@ from tillie.crypto.kdf import HASHES
 from tillie.errors import Malformed
 from tillie.model import Time
 from tillie.schemes.esession import keys, messages, opening, sigma
-from tillie.schemes.esession.channel import Channel
-from tillie.schemes.esession.identity import PublicIdentity
 from tillie.schemes.esession.opening import Accepted, Answered
 from tillie.schemes.esession.profile import PROFILES
 from tillie.schemes.esession.settings import Settings
@@ -74,7 +72,7 @@ def conclude(
         answered.public,
         now,
     )
-    return _established(opened, context, peer_key), sent
+    return Established(opened, context.profile.name, context.parameters, peer_key), sent
 
 
 def accept(answering: Answering, settings: Settings, form: Form, now: Time) -> Established:
@@ -104,7 +102,7 @@ def accept(answering: Answering, settings: Settings, form: Form, now: Time) -> E
         e,
         now,
     )
-    return _established(opened, context, peer_key)
+    return Established(opened, context.profile.name, context.parameters, peer_key)
 
 
 def _refuse_single(form: Form) -> None:
@@ -115,18 +113,3 @@ def _refuse_single(form: Form) -> None:
         single = True
     if single:
         raise failed("A session of one stanza is not for us.")
-
-
-def _established(opened: Channel, context: Context, peer_key: PublicIdentity | None) -> Established:
-    return Established(
-        channel=opened,
-        profile=context.profile.name,
-        parameters=context.parameters,
-        used=None,
-        new_secret=b"",
-        string="",
-        string_name="",
-        string_digest=b"",
-        verifies=False,
-        peer_key=peer_key,
-    )
