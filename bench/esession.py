@@ -83,7 +83,7 @@ class Line:
 
     def open(self, element: bytes) -> bytes:
         self.there, incoming = channel.open(self.there, element, now=NOW)
-        return text.decode(incoming.plaintext or b"").content.xml
+        return text.decode(incoming.plaintext or b"").content.data
 
     def rekey(self) -> bool:
         """A new key of ours, and the stanza that says that it came."""
@@ -243,7 +243,7 @@ def _read() -> Figure:
 
 def _take_in(bob: Client, arrived: Arrived) -> bytes:
     opened = bob.run(lambda s: pipeline.open(s, bob.scheme, bob.policy, arrived, bob.clock.now))
-    return opened.content.xml if opened.content else b""
+    return opened.content.data if opened.content else b""
 
 
 def _start(name: str, settings: Settings) -> Figure:

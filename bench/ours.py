@@ -72,7 +72,7 @@ class OurPair(Pair):
             if isinstance(effect, Publish):
                 device.store.run(lambda s: device.scheme.publication(s, "bundle", device.now))
         content = out.value.content
-        return content.xml if content else None
+        return content.data if content else None
 
 
 def run(device: OurDevice, step: Callable[[State], Done[T] | Need]) -> Committed[T]:

@@ -2,7 +2,8 @@
 
 Those that are made for every message or device are NamedTuples: as immutable, and made in a third of the time.
 
-Bytes that cross a seam are UTF-8 XML, serialised once. Times are Unix seconds, UTC, and always an argument.
+Bytes that cross a seam are UTF-8 XML, or JSON on Matrix, serialised once. Times are Unix seconds, UTC, and
+always an argument.
 """
 
 from __future__ import annotations
@@ -17,24 +18,35 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Address(str):
-    """A normalised bare or full JID (RFC 7622). Make one with `wire.address.parse`, which normalises and checks.
+    """A normalised bare or full JID (RFC 7622), or a Matrix user id. Make one with `wire.address.parse`, which
+    normalises and checks.
 
-    Equality of two addresses is equality of the strings, because both are normalised.
+    Equality of two addresses is equality of the strings, because both are normalised. Only a Matrix user id begins with
+    "@"; a slash in one is a letter like others.
     """
 
     __slots__ = ()
 
     @property
+    def is_matrix(self) -> bool:
+        return self.startswith("@")
+
+    @property
     def bare(self) -> Address:
+        if self.is_matrix:
+            return self
         bare, slash, _ = self.partition("/")
         return Address(bare) if slash else self
 
     @property
     def resource(self) -> str:
-        return self.partition("/")[2]
+        return "" if self.is_matrix else self.partition("/")[2]
 
     @property
     def domain(self) -> str:
+        """The server's name: of a Matrix user id, what follows the first colon, a port included."""
+        if self.is_matrix:
+            return self.partition(":")[2]
         return self.partition("/")[0].rpartition("@")[2]
 
 
@@ -48,7 +60,8 @@ class Device(NamedTuple):
     `address` is bare. OMEMO: `id` is 1 .. 2**31-1, `key` the public identity key in Ed25519 form (32 bytes), `label`
     only ever one that it signed. OpenPGP: `key` is the fingerprint of a certificate (20 bytes), `id` its last 31 bits,
     which are for showing, never for choosing: they can be forged. Encrypted sessions: `key` is "R" and the name of a
-    chain of retained secrets, or "K" and the fingerprint of a public key.
+    chain of retained secrets, or "K" and the fingerprint of a public key. Matrix: `key` is the device's Ed25519 key,
+    `label` its device id, which that key signed, and `id` the last 31 bits of its hash (`olm_id`).
     """
 
     address: Address
@@ -68,6 +81,8 @@ class Device(NamedTuple):
     def name(self) -> str:
         """What a person calls it: "device 1279662985", or "key 0123456789ABCDEF" of OpenPGP: as much of a fingerprint
         as names a key among known ones. It verifies none. The other end of encrypted sessions is a "client"."""
+        if self.address.is_matrix:
+            return f"device {self.label}"
         if self.is_session:
             return f"client {self.key[1:9].hex().upper()}"
         return f"key {self.key[:8].hex().upper()}" if self.is_openpgp else f"device {self.id}"
@@ -91,12 +106,13 @@ class Trust(Enum):
 
 class Content(NamedTuple):
     """What a person means to say: the child elements of a stanza, serialised one after the other, each with its own
-    namespace declaration. Never yet on the wire."""
+    namespace declaration; on Matrix an object of two members, an event's `type` and `content`. Never yet on the
+    wire."""
 
-    xml: bytes
+    data: bytes
 
     def __repr__(self) -> str:
-        return f"Content({len(self.xml)} bytes)"  # plaintext never reaches a log by accident
+        return f"Content({len(self.data)} bytes)"  # plaintext never reaches a log by accident
 
 
 class Envelope(NamedTuple):
@@ -160,7 +176,8 @@ class Sealed(NamedTuple):
 class Stanza:
     """The plain outside of a sealed element, as the network knows it.
 
-    `kind` is message, presence or iq; `type` and `id` its attributes (for messages, `id` is the origin-id if there is
+    `kind` is message, presence or iq, or "to-device" on Matrix, where `type` is the event's and the rest is not used;
+    on XMPP `type` and `id` are its attributes (for messages, `id` is the origin-id if there is
     one). `stamp` is the server's delay stamp, None if it came live. `siblings` are the other children, serialised.
     `via` says how it came: live, carbon, archive or offline; carbons and archive results have been checked already.
     """
@@ -307,7 +324,10 @@ class Done(NamedTuple, Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """Ask the network for a published item; `item` "" means the newest. Answered with `Fetched`."""
+    """Ask the network for a published item; `item` "" means the newest. Answered with `Fetched`.
+
+    On Matrix `node` is KEYS_QUERY, which is answered with the devices of this user, or KEYS_CLAIM with the wanted
+    devices in `item`, as a JSON array (see `directory.matrix`)."""
 
     address: Address
     node: str

@@ -146,7 +146,7 @@ def send(
         return done
     item = _finished(scheme, done.value, content, to, message_id, type, plain)
     if remember and done.value.keep:
-        said = history.Entry(str(to.bare), True, now, content.xml.decode(), message_id, scheme=scheme.name)
+        said = history.Entry(str(to.bare), True, now, content.data.decode(), message_id, scheme=scheme.name)
         history.append(s, said)
     return Done(done.value, (*done.effects, item))
 
@@ -260,7 +260,7 @@ def _remember(s: State, scheme: Scheme, opened: Opened, around: Stanza) -> None:
     ours = device.address == scheme.account
     with_whom = around.to.bare if ours else device.address
     entry = history.Entry(
-        str(with_whom), ours, opened.time, content.xml.decode(), around.id, device.id, opened.trust.value, scheme.name,
+        str(with_whom), ours, opened.time, content.data.decode(), around.id, device.id, opened.trust.value, scheme.name,
         opened.notes,
     )  # fmt: skip
     history.append(s, entry)
@@ -315,7 +315,7 @@ def encode_delivery(opened: Opened, around: Stanza) -> bytes:
             device.label if device else "",
             opened.trust.value,
             opened.time,
-            content.xml.decode() if content else "",
+            content.data.decode() if content else "",
             opened.notes,
             opened.error,
             around.kind,

@@ -100,7 +100,7 @@ def test_the_command_ends_with_one_if_it_goes_wrong(
 
 def test_the_old_string_is_forged_in_small_and_mallory_reads_along(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grinding, "SHOWN", 2)
-    text = text_content("For thee alone.").xml
+    text = text_content("For thee alone.").data
     forged = grinding.forge(DESK, ORCHARD, text, now=NOW)
     assert forged.succeeded
     assert forged.alice[-2:] == forged.bob[-2:]
@@ -282,7 +282,7 @@ class InTheClear(Quick):
 
     async def _end_in_clear(self) -> None:
         await super()._end_in_clear()
-        await tell(self, text_content(HELLO).xml)
+        await tell(self, text_content(HELLO).data)
 
 
 class Telling(Quick):

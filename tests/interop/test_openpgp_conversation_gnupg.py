@@ -57,7 +57,7 @@ def test_gnupg_reads_what_we_write_and_we_read_what_it_writes(gnupg: GnuPG) -> N
     (letter,) = world.take(alice)
     read = gnupg.open(letter.message)
     assert read.signers == (bob.key.fingerprint.hex(),)
-    assert content.decode(read.plaintext).content.xml.count(b"hello, GnuPG") == 1
+    assert content.decode(read.plaintext).content.data.count(b"hello, GnuPG") == 1
     hello = Content(b"<body xmlns='jabber:client'>hello, Tillie</body>")
     plaintext = content.encode(Form.SIGNCRYPT, hello, [BOB], world.now, urandom)
     sealed = gnupg.seal(plaintext, [bob.key.fingerprint.hex(), fingerprint], fingerprint)
@@ -85,7 +85,7 @@ def test_gnupg_opens_an_object(gnupg: GnuPG) -> None:
     sealed = bob.run(lambda s: bob.scheme.seal_object(s, Policy.BLIND, b"\0object\xff", [ALICE], bob.now))
     gnupg.take(bob.key.certificate.data)
     read = gnupg.open(sealed.message)
-    (child,) = xml.parse_fragment(content.decode(read.plaintext).content.xml)
+    (child,) = xml.parse_fragment(content.decode(read.plaintext).content.data)
     assert (child.tag, child.text) == ("{urn:tillie:object:0}object", "AG9iamVjdP8=")
 
 

@@ -234,7 +234,7 @@ def test_content_elements_of_any_form(prosody: PrivateProsody, form: Form) -> No
             stanza = await asyncio.wait_for(arrived.get(), 15)
             opened = await b.plugin["xep_0373"].open_content(stanza)
             assert opened.form is form
-            assert b"soft!" in opened.envelope.content.xml
+            assert b"soft!" in opened.envelope.content.data
             assert (opened.device is None) == (form is Form.CRYPT)
             other = b.make_presence(pfrom=f"tybalt@{HOSTS[0]}", pto=romeo)
             other.xml.append(stanza.xml.find("{urn:xmpp:openpgp:0}openpgp"))

@@ -383,7 +383,7 @@ def test_B33_what_is_huge_is_refused_soon(wrong: str) -> None:
         opened = arrive(bob, element, thread=thread)
         assert time.perf_counter() - began < SOON
         assert opened.kind in (Kind.TAMPERED, Kind.OPENED)
-        assert opened.content is None or len(opened.content.xml) < 2 * len(data)
+        assert opened.content is None or len(opened.content.data) < 2 * len(data)
 
 
 SCHEMES = {
@@ -432,8 +432,8 @@ def test_B35_what_stands_in_clear_beside_c_is_not_what_was_said() -> None:
     opened = bob.get(Flying(one.stanza.replace(b"</message>", beside + b"</message>"), one.sender))
     assert bob.heard == ["the truth"]
     assert opened.content is not None
-    assert b"falsehood" not in opened.content.xml
-    assert b"reaction" not in opened.content.xml
+    assert b"falsehood" not in opened.content.data
+    assert b"reaction" not in opened.content.data
     assert [any(word in note for note in opened.notes) for word in ("replace", "reactions")] == [True, True]
 
 
@@ -457,7 +457,7 @@ def test_B36_what_only_servers_say_is_dropped_from_what_was_sealed(element: byte
     opened = arrive(bob, sealed_raw(alice, thread, hidden), thread=thread)
     assert opened.kind is Kind.OPENED
     assert opened.content is not None
-    assert [child.tag for child in xml.parse_fragment(opened.content.xml)] == ["{jabber:client}body"]
+    assert [child.tag for child in xml.parse_fragment(opened.content.data)] == ["{jabber:client}body"]
     assert any(note.startswith("Dropped from what was sealed") for note in opened.notes)
     alice.say(BOB, "it goes on")
     deliver(alice, bob)

@@ -89,7 +89,7 @@ def test_messages_presence_and_iqs_go_in_their_order() -> None:
     assert b"mine" not in out[3].stanza
     opened = [bob.get(each) for each in out]
     assert [each.kind for each in opened] == [Kind.OPENED] * 4
-    assert b"jabber:iq:version" in opened[2].content.xml  # type: ignore[union-attr]
+    assert b"jabber:iq:version" in opened[2].content.data  # type: ignore[union-attr]
     assert opened[0].notes == ()
     assert opened[0].trust is Trust.TRUSTED
 

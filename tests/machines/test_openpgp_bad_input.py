@@ -163,7 +163,7 @@ def test_sealed_elements_in_sealed_ones_are_not_opened() -> None:
     plaintext = f"{head}<payload>{nested}</payload></signcrypt>".encode()
     opened = bob.open(arrived(openpgp.signcrypt(plaintext, alice.key, [bob.key.certificate]), ALICE, BOB))
     assert opened.content is not None
-    assert b"openpgp" not in opened.content.xml
+    assert b"openpgp" not in opened.content.data
     assert any("Discarded" in note for note in opened.notes)
     assert world.now == 1_800_000_000.0
 

@@ -76,7 +76,7 @@ def test_what_stands_beside_a_secret_is_delivered_without_it() -> None:
     assert out.value.kind is Kind.OPENED
     assert out.value.content is not None
     ((_, message),) = bob.store.inbox()
-    for where in (message, history_of(bob)[0].content.encode(), out.value.content.xml):
+    for where in (message, history_of(bob)[0].content.encode(), out.value.content.data):
         assert b"Here is my key." in where
         assert VALUE.encode() not in where
     assert [secret.value for secret in known(bob)] == [VALUE]

@@ -188,7 +188,7 @@ def test_the_same_elements_in_another_scheme_change_nothing(scheme: str) -> None
     s = Records()
     heard = say(s, ROMEO, JULIET, shared(), revoke(), scheme=scheme)
     assert not s
-    assert heard.content.xml == shared() + revoke()
+    assert heard.content.data == shared() + revoke()
     assert not heard.consumed
 
 
@@ -266,8 +266,8 @@ def test_the_rest_of_a_message_is_for_the_person() -> None:
     body = b"<body xmlns='jabber:client'>Here is my key.</body>"
     heard = say(s, ROMEO, JULIET, body, shared())
     assert not heard.consumed
-    assert b"Here is my key." in heard.content.xml
-    assert VALUE.encode() not in heard.content.xml
+    assert b"Here is my key." in heard.content.data
+    assert VALUE.encode() not in heard.content.data
 
 
 # -- one id, two secrets; revocations in any order ------------------------------------------------------------------

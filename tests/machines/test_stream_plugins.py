@@ -50,8 +50,8 @@ def test_a_message_keeps_outside_what_servers_must_read() -> None:
         assert message["body"] == ""
         inside = codec.decode(plaintext).envelope
         assert inside.sender == JULIET
-        assert b"soft!" in inside.content.xml
-        assert b"receipts" in inside.content.xml
+        assert b"soft!" in inside.content.data
+        assert b"receipts" in inside.content.data
 
         arrived = over_the_wire(message, romeo)
         arrived.xml.append(ET.fromstring("<body xmlns='jabber:client'>the server's word</body>"))

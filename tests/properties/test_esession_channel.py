@@ -553,7 +553,7 @@ def test_children_lose_the_declaration_that_the_stanza_has() -> None:
 def test_what_gajim_hides_is_read() -> None:
     theirs = b'<body>Hello, Bob!</body><active xmlns="http://jabber.org/protocol/chatstates" />     '
     assert text._decode_flat(theirs) is not None
-    kept = xml.parse_fragment(text.decode(theirs).content.xml)
+    kept = xml.parse_fragment(text.decode(theirs).content.data)
     assert [child.tag for child in kept] == ["{jabber:client}body", "{http://jabber.org/protocol/chatstates}active"]
 
 
@@ -588,7 +588,7 @@ def test_what_only_servers_say_is_dropped_when_hidden() -> None:
     hidden = text.decode(
         b"<body>x</body><thread>y</thread><error/><delay xmlns='urn:xmpp:delay' stamp='x'/><a xmlns=''/>"
     )
-    assert [child.tag for child in xml.parse_fragment(hidden.content.xml)] == ["{jabber:client}body"]
+    assert [child.tag for child in xml.parse_fragment(hidden.content.data)] == ["{jabber:client}body"]
     assert len(hidden.dropped) == 4
 
 
@@ -659,7 +659,7 @@ def test_both_readers_of_hidden_text_agree(data: bytes) -> None:
         return
     tree = text._decode_tree(data)
     assert flat.dropped == tree.dropped == ()
-    ours, theirs = (xml.parse_fragment(hidden.content.xml) for hidden in (flat, tree))
+    ours, theirs = (xml.parse_fragment(hidden.content.data) for hidden in (flat, tree))
     assert list(map(xml.serialise, ours)) == list(map(xml.serialise, theirs))
 
 

@@ -37,7 +37,7 @@ def test_what_is_written_is_read(form: Form, text: str, to: set[Address], time: 
     recipients = sorted(to)
     found = content.decode(content.encode(form, inside, recipients, float(time), urandom))
     assert (found.form, found.to, found.time) == (form, tuple(recipients), float(time))
-    assert [child.text or "" for child in xml.parse_fragment(found.content.xml)] == [text]
+    assert [child.text or "" for child in xml.parse_fragment(found.content.data)] == [text]
     assert found.padded == (form is not Form.SIGN)
     assert not found.discarded
     assert not found.unknown
@@ -77,7 +77,7 @@ def test_what_is_not_sealed(inside: bytes) -> None:
 def test_children_may_come_in_any_order_and_with_white_space() -> None:
     found = content.decode(made("\n ", PAYLOAD, "\n", "<rpad>\n x</rpad>", TIME, f"<to jid='{CAROL}'/>", TO, "\n"))
     assert found.to == (CAROL, BOB)
-    assert found.content.xml.startswith(b"<body")
+    assert found.content.data.startswith(b"<body")
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_number_of_recipients() -> None:
 
 def test_bodies_of_servers_are_bodies() -> None:
     inside = "<body xmlns='jabber:server' xml:lang='en'>hi <b xmlns='u'>you</b></body><x xmlns='urn:x'/>"
-    (body, other) = xml.parse_fragment(content.decode(made(TO, TIME, f"<payload>{inside}</payload>")).content.xml)
+    (body, other) = xml.parse_fragment(content.decode(made(TO, TIME, f"<payload>{inside}</payload>")).content.data)
     assert (body.tag, body.text, body[0].tag) == ("{jabber:client}body", "hi ", "{u}b")
     assert body.get("{http://www.w3.org/XML/1998/namespace}lang") == "en"
     assert other.tag == "{urn:x}x"
@@ -134,8 +134,8 @@ def test_what_only_servers_may_send_is_discarded() -> None:
     inside = BODY.decode() + "<delay xmlns='urn:xmpp:delay' stamp='x'/><error xmlns='jabber:server'/>"
     found = content.decode(made(TO, TIME, f"<payload>{inside}</payload>"))
     assert len(found.discarded) == 2
-    assert found.content.xml.count(b"<body") == 1
-    assert b"delay" not in found.content.xml
+    assert found.content.data.count(b"<body") == 1
+    assert b"delay" not in found.content.data
     notes = content.verify(found, stanza(), BOB, NOW).notes
     assert sum("Discarded" in note for note in notes) == 2
 
@@ -160,7 +160,7 @@ def decoded(*to: Address, time: float = NOW, form: Form = Form.SIGNCRYPT) -> con
 
 def test_what_fits() -> None:
     envelope, time, notes = content.verify(decoded(BOB), stanza(), BOB, NOW)
-    assert (envelope.content.xml, envelope.to, time, notes) == (BODY, BOB, NOW, ())
+    assert (envelope.content.data, envelope.to, time, notes) == (BODY, BOB, NOW, ())
 
 
 def test_one_of_several_recipients() -> None:
@@ -292,7 +292,7 @@ def test_content_is_read_by_a_short_cut_or_by_a_parser(around: list[str], within
     assert content._HEAD.match(parsed.decode()) is None
     short, long = _outcome(content.decode, data), _outcome(content.decode, parsed)
     if isinstance(short, content.Decoded) and isinstance(long, content.Decoded):
-        tags = [[(each.tag, each.text) for each in xml.parse_fragment(found.content.xml)] for found in (short, long)]
+        tags = [[(each.tag, each.text) for each in xml.parse_fragment(found.content.data)] for found in (short, long)]
         assert tags[0] == tags[1]
         short, long = (found._replace(content=Content(b"")) for found in (short, long))
     assert short == long

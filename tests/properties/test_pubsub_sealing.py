@@ -280,7 +280,7 @@ _reasons = st.lists(
 )
 def test_statements_come_back_as_they_were(statement: Shared | Revoked) -> None:
     found, rest = statements.split(Content(statements.encode(statement)))
-    assert not rest.xml
+    assert not rest.data
     assert [statements.parse(element, NOW) for element in found] == [statement]
 
 

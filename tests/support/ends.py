@@ -271,7 +271,7 @@ class End:
         except PeerError as error:
             return pipeline.failed(self.scheme, got, error)
         if opened.content is not None:
-            self.read_texts += [body.text or "" for body in xml.parse_fragment(opened.content.xml)]
+            self.read_texts += [body.text or "" for body in xml.parse_fragment(opened.content.data)]
         return opened
 
     def tick(self) -> None:

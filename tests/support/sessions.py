@@ -171,7 +171,7 @@ class Client:
 
 def body_of(opened: Opened) -> str:
     assert opened.content is not None
-    root = xml.parse(b"<x>" + opened.content.xml + b"</x>")
+    root = xml.parse(b"<x>" + opened.content.data + b"</x>")
     return "".join(root.itertext())
 
 

@@ -58,7 +58,7 @@ def test_affixes() -> None:
     assert decoded.envelope.time == 1_075_007_100.0
     assert decoded.envelope.to == "missioncontrol@houston.nasa.gov"
     assert decoded.envelope.sender == "opportunity@mars.planet"
-    assert decoded.envelope.content.xml == b""
+    assert decoded.envelope.content.data == b""
     around = stanza("message", "opportunity@mars.planet/rover", "missioncontrol@houston.nasa.gov/desk", "chat")
     assert profile.verify(decoded, around, profile.OMEMO2, NOW) == (1_075_007_100.0, ())
 
@@ -67,7 +67,7 @@ def test_message() -> None:
     decoded = codec.decode(MESSAGE)
     assert decoded.affixes == frozenset()
     assert decoded.discarded == ()
-    assert b"Fight_Club#Plot" in decoded.envelope.content.xml
+    assert b"Fight_Club#Plot" in decoded.envelope.content.data
     with pytest.raises(Refused, match="rpad"):  # good XEP-0420, but not enough for the profile of XEP-0384
         profile.verify(decoded, stanza("message", "a@b", "c@d"), profile.OMEMO2, NOW)
 

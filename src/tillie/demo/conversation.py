@@ -175,7 +175,7 @@ class Conversation:
         message = (
             b"<message xmlns='jabber:client' type='chat' to='%s' id='leak'>%s<store xmlns='urn:xmpp:hints'/></message>"
         )
-        content = text_content(text).xml
+        content = text_content(text).data
         await self.laptop.online().engine.network.send(Send(message % (BOB.encode(), content), "leak"))
         await self.laptop.say(BOB, YES)  # the server handles the line before this, and has this when we go on
 

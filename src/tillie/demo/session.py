@@ -360,7 +360,7 @@ class Rendezvous:
 
     def _forge(self) -> None:
         n = grinding.SHOWN
-        forged = grinding.forge(self.alice.own, self.bob.own, text_content(OVERHEARD).xml, now=time.time())
+        forged = grinding.forge(self.alice.own, self.bob.own, text_content(OVERHEARD).data, now=time.time())
         if not forged.succeeded or forged.overheard != forged.read:
             raise NotAsWritten("The old string could not be forged.")
         alice, bob = (f"string: {'.' * (len(seen) - n)}{seen[-n:]}" for seen in (forged.alice, forged.bob))

@@ -66,7 +66,7 @@ def encode(envelope: Envelope, random: Callable[[int], bytes]) -> bytes:
 
     Raises `TooLarge`, and `UsageError` for content that is not XML or that servers must be able to read.
     """
-    content = envelope.content.xml
+    content = envelope.content.data
     if len(content) > MAX_CONTENT_BYTES:
         raise TooLarge(f"The content has {len(content)} bytes; {MAX_CONTENT_BYTES} is the most.")
     policy.check_outgoing(envelope.content)

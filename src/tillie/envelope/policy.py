@@ -130,7 +130,7 @@ def split_outgoing(content: Content) -> tuple[Content, tuple[bytes, ...]]:
 
 def check_outgoing(content: Content) -> None:
     """Refuse content that XEP-0420 forbids in an envelope. Raises `UsageError`."""
-    tags = flat.tags_of(content.xml)
+    tags = flat.tags_of(content.data)
     if tags is None:
         children = parse_own(content)
         tags = [child.tag for child in children]
@@ -145,12 +145,12 @@ def check_outgoing(content: Content) -> None:
 
 def has_body(content: Content) -> bool:
     """Whether a person would see something of it in a client that can open it."""
-    return b"body" in content.xml and any(_local(child.tag) == "body" for child in parse_own(content))
+    return b"body" in content.data and any(_local(child.tag) == "body" for child in parse_own(content))
 
 
 def holds_sealed(content: Content) -> bool:
     """Whether it is sealed already (XEP-0473 section "Implementation Notes": "Double encryption should be checked")."""
-    return b"openpgp" in content.xml and any(child.tag == OPENPGP_ELEMENT for child in parse_own(content))
+    return b"openpgp" in content.data and any(child.tag == OPENPGP_ELEMENT for child in parse_own(content))
 
 
 def _local(tag: str) -> str:
@@ -198,7 +198,7 @@ def name_of(tag: str) -> str:
 def parse_own(content: Content) -> list[xml.Element]:
     """The elements of content that our own program made. Raises `UsageError`: it is not a peer's fault."""
     try:
-        return xml.parse_fragment(content.xml)
+        return xml.parse_fragment(content.data)
     except Malformed as error:
         raise UsageError(error.detail) from None
 

@@ -79,7 +79,7 @@ class Heard(NamedTuple):
     @property
     def consumed(self) -> bool:
         """Whether nothing is left: it was no message for the person."""
-        return self.found and not self.content.xml
+        return self.found and not self.content.data
 
 
 _early = records.decoder(_Early, "revocation")

@@ -103,9 +103,9 @@ def _encode_reason(reason: Reason) -> bytes:
 
 def split(content: Content) -> tuple[list[xml.Element], Content]:
     """The statements in a message's content, not yet parsed, and the rest of the content."""
-    if NS.encode() not in content.xml:
+    if NS.encode() not in content.data:
         return [], content
-    children = xml.parse_fragment(content.xml)
+    children = xml.parse_fragment(content.data)
     found = [child for child in children if child.tag in _TAGS]
     if not found:
         return [], content

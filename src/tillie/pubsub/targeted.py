@@ -171,7 +171,7 @@ def failed(item: Item, error: PeerError) -> Reading:
 
 def _unwrap(scheme: Scheme, plaintext: bytes, device: Device, around: Stanza, now: Time) -> _Kept:
     envelope, sealed_at, notes = scheme.unwrap(plaintext, around, now)
-    elements = xml.parse_fragment(envelope.content.xml)
+    elements = xml.parse_fragment(envelope.content.data)
     if len(elements) != 1:
         raise Malformed("A targeted item does not hold one element.")
     if elements[0].tag.startswith(_CHAT):

@@ -1,4 +1,4 @@
-"""XMPP addresses (RFC 7622), normalised once, where they enter.
+"""XMPP addresses (RFC 7622), normalised once, where they enter; Matrix user ids, which are only checked.
 
 Comparing addresses that are not normalised is how a message of `Alice@EXAMPLE.org` is taken for a stranger's, or a
 stranger's for hers. Look-alikes from other scripts stay different addresses: they are valid, and never equal.
@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from tillie.errors import InvalidAddress
 from tillie.model import Address
+from tillie.wire import matrix
 
 MAX_PART_BYTES = 1_023  # RFC 7622 sections 3.2 to 3.4, each part
 MAX_ADDRESS_CHARACTERS = 3 * MAX_PART_BYTES + 2
@@ -31,7 +32,10 @@ _DOTS = re.compile("[.\u3002]")
 
 @lru_cache(maxsize=_CACHED)
 def parse(text: str) -> Address:
-    """The normalised address of any JID, bare or full (RFC 7622 section 3). Raises `InvalidAddress`."""
+    """The normalised address of any JID, bare or full (RFC 7622 section 3), or a Matrix user id, which begins with "@",
+    as no JID does. Raises `InvalidAddress`."""
+    if text.startswith("@"):
+        return matrix.parse_user_id(text)
     if len(text) > MAX_ADDRESS_CHARACTERS:
         raise InvalidAddress("It is too long.")
     if _PLAIN.fullmatch(text) and "--" not in text.partition("/")[0]:
@@ -49,9 +53,10 @@ def parse(text: str) -> Address:
 
 
 def parse_bare(text: str) -> Address:
-    """The normalised address of a bare JID (RFC 7622 section 3). Raises `InvalidAddress`, also if it has a resource."""
+    """The normalised address of a bare JID (RFC 7622 section 3), or a Matrix user id. Raises `InvalidAddress`, also if
+    it has a resource."""
     address = parse(text)
-    if "/" in address:
+    if address.resource:
         raise InvalidAddress("It has a resource (the part behind the slash), and must not.")
     return address
 

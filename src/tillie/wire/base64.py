@@ -1,5 +1,7 @@
 """Base64 (RFC 4648 section 4), one spelling for each value.
 
+Matrix leaves the padding out (`encode_unpadded`), and lets readers take it ("wherever possible").
+
 XEP-0384 types its fields `xs:base64Binary`. White space at both ends is allowed, because the XEPs print it in their
 examples; inside it is not: no client writes it there. What has a second spelling (no padding, the URL alphabet,
 trailing bits that are not zero) is refused.
@@ -38,3 +40,22 @@ def decode(text: str | bytes, *, max_bytes: int) -> bytes:
 def encode(data: bytes) -> str:
     """Bytes as Base64 (RFC 4648 section 4), padded, in one line."""
     return binascii.b2a_base64(data, newline=False).decode("ascii")
+
+
+def decode_unpadded(text: object, *, size: int) -> bytes:
+    """Exactly `size` bytes from unpadded Base64 (Matrix specification 1.19, appendices, "Unpadded Base64"); padding is
+    taken where it is right. Raises `Malformed`, also for what is no string."""
+    if not isinstance(text, str) or text[:1].isspace() or text[-1:].isspace():
+        raise Malformed("The Base64 is not valid.")
+    bare = text.rstrip("=")
+    if len(text) not in (len(bare), len(bare) + -len(bare) % 4):
+        raise Malformed("The Base64 is not valid.")
+    data = decode(bare + "=" * (-len(bare) % 4), max_bytes=size)
+    if len(data) != size:
+        raise Malformed(f"The Base64 has {len(data)} bytes instead of {size}.")
+    return data
+
+
+def encode_unpadded(data: bytes) -> str:
+    """Bytes as Base64 without padding, in one line."""
+    return encode(data).rstrip("=")

@@ -121,7 +121,7 @@ class XEP_0420(BasePlugin):
         )
         verified = profile.verify(decoded, around, rules, time.time())
         kept, dropped = policy.filter_siblings(siblings)
-        content = from_bytes(decoded.envelope.content.xml)
+        content = from_bytes(decoded.envelope.content.data)
         _replace_children(stanza, [*content, *(one_from_bytes(data) for data in kept)])
         return Verified(
             verified.time, verified.notes + tuple(f"Dropped from the plain part: {name}." for name in dropped)

@@ -295,7 +295,7 @@ class ESession:
             raise UsageError("A session is with one client; nobody else can read it.")
         if envelope.to is not None:
             raise UsageError("A session is with one client, not with a room.")
-        if _FEATURE in envelope.content.xml:
+        if _FEATURE in envelope.content.data:
             raise UsageError("Negotiations inside a session are its own.")
         return text.encode(envelope.content)
 

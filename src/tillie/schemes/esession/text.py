@@ -100,7 +100,7 @@ def encode(content: Content) -> bytes:
 
     Raises `UsageError` for what is not XML or must not be hidden, and `TooLarge`.
     """
-    text = _encode_flat(content.xml)
+    text = _encode_flat(content.data)
     if text is None:
         text = _encode_tree(content)
     return _padded(text)

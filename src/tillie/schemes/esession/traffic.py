@@ -185,7 +185,7 @@ def broken(s: State, record: Record, why: str, now: Time, *, tell: bool = True) 
 
 def form_in(hidden: Content) -> Form | None:
     """The form of a negotiation that a stanza hid; None if it is for the program. Raises `Malformed`."""
-    if b"urn:xmpp:ssn" not in hidden.xml:
+    if b"urn:xmpp:ssn" not in hidden.data:
         return None
     children = policy.parse_own(hidden)
     if len(children) != 1 or children[0].tag != f"{{{wire.FEATURE}}}feature":

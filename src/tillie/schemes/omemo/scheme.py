@@ -445,8 +445,8 @@ class Omemo:
         if address == self.account:
             return
         name = records.key("opt-out", address)
-        if b"opt-out" in content.xml and any(
-            child.tag == f"{{{self.namespace}}}opt-out" for child in xml.parse_fragment(content.xml)
+        if b"opt-out" in content.data and any(
+            child.tag == f"{{{self.namespace}}}opt-out" for child in xml.parse_fragment(content.data)
         ):
             s.put(name, moments.encode_time(0.0))
         elif s.get(name) is not None:

@@ -82,14 +82,14 @@ def encode(
 
     Raises `TooLarge`, and `UsageError` for content that is not XML or that servers must be able to read.
     """
-    if len(content.xml) > max_bytes:
-        raise TooLarge(f"The content has {len(content.xml)} bytes; {max_bytes} is the most.")
+    if len(content.data) > max_bytes:
+        raise TooLarge(f"The content has {len(content.data)} bytes; {max_bytes} is the most.")
     policy.check_outgoing(content)
     name = form.value.encode()
     head = [b"<%b xmlns='urn:xmpp:openpgp:0'>" % name]
     head += (b"<to jid=%b/>" % xml.attribute(bare) for bare in dict.fromkeys(each.bare for each in to))
     head.append(b"<time stamp='%b'/>" % format_datetime(time).encode())
-    tail = b"<payload>%b</payload></%b>" % (content.xml, name)
+    tail = b"<payload>%b</payload></%b>" % (content.data, name)
     if form is not Form.SIGN:
         frame = len(b"<rpad></rpad>") + len(tail) + sum(map(len, head))
         head += b"<rpad>", codec.padding(max(MIN_CONTENT_BYTES - frame, 0), random), b"</rpad>"

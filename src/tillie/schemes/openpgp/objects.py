@@ -148,7 +148,7 @@ def _as_content(data: bytes) -> Content:
 
 
 def _from_content(found: Content) -> bytes:
-    children = xml.parse_fragment(found.xml, max_bytes=_MAX_CONTENT)
+    children = xml.parse_fragment(found.data, max_bytes=_MAX_CONTENT)
     if len(children) != 1 or children[0].tag != _TAG:
         raise Malformed("what was sealed is not an object")
     return base64.decode(xml.text_of(children[0]), max_bytes=MAX_OBJECT_BYTES)
