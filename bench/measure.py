@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter_ns, thread_time_ns
+from typing import Protocol
 
 Operation = Callable[[], object]
 
@@ -15,9 +16,16 @@ QUICK_ROUNDS = 3
 WARM_UP = 2  # operations before the first round of a side that don't count
 
 
+class Measured(Protocol):
+    """One of the things that are measured: ours, the peer, the floor."""
+
+    def round(self, *, first: bool, cpu: bool) -> float:
+        """One round: what one operation took, in the figure's unit. With `cpu`, of a processor's time."""
+
+
 @dataclass(frozen=True)
 class Side:
-    """One of the things that are measured: ours, the peer, the floor.
+    """Something that is called in this process.
 
     `prepare(count)` makes `count` operations, untimed, each with an input of its own; every operation is timed alone.
     `batch` is how many of them make one round. `check` sees what they returned, untimed, and raises if it is wrong.
@@ -30,10 +38,26 @@ class Side:
     warm_up: int = WARM_UP
     wall: bool = False
 
+    def round(self, *, first: bool, cpu: bool) -> float:
+        """The median of one batch, in microseconds. The garbage collector runs before it and not during it."""
+        clock = thread_time_ns if cpu and not self.wall else perf_counter_ns
+        warm_up = self.warm_up if first else 0
+        operations = self.prepare(self.batch + warm_up)
+        for operation in operations[:warm_up]:
+            operation()
+        gc.collect()
+        gc.disable()
+        try:
+            times, results = _time(operations[warm_up:], clock)
+        finally:
+            gc.enable()
+        self.check(results)
+        return median(times) / 1000
+
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure has to reach: peer/ours at least; ours/floor, and `growth` = ours/tenth, at most."""
+    """What a figure has to reach: peer/ours at least; ours/floor, and `growth` = ours/less, at most."""
 
     peer_ratio: float | None = None
     floor_ratio: float | None = None
@@ -43,14 +67,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table. `sides` maps "ours", "peer", "peer_bare", "floor" and "tenth" to what is measured there.
+    """One line of the table. `sides` maps "ours", "peer", "peer_bare", "floor" and "less" to what is measured there.
 
-    `peer_bare` is the peer without its XML (its objects go in and come out): the job is smaller than ours. `tenth` is
-    ours with a tenth of the work: whether the cost is linear.
+    `peer_bare` is the peer without its XML (its objects go in and come out): the job is smaller than ours. `less` is
+    ours with a tenth of the work, or a thousandth of what is stored: whether the cost is linear, or flat.
     """
 
     name: str
-    sides: Mapping[str, Side]
+    sides: Mapping[str, Measured]
     target: Target = Target()
     unit: str = "us"
     rounds: int = ROUNDS
@@ -86,9 +110,9 @@ class Result:
     @property
     def growth(self) -> float | None:
         """Round by round: a machine drifts more between two rounds than within one."""
-        if "tenth" not in self.rounds:
+        if "less" not in self.rounds:
             return None
-        return median(ours / tenth for ours, tenth in zip(self.rounds["ours"], self.rounds["tenth"], strict=True))
+        return median(ours / less for ours, less in zip(self.rounds["ours"], self.rounds["less"], strict=True))
 
     @property
     def met(self) -> bool | None:
@@ -123,24 +147,11 @@ def _time(operations: Sequence[Operation], clock: Callable[[], int]) -> tuple[li
 def measure(figure: Figure, *, quick: bool = False, cpu: bool = False) -> Result:
     """The medians of interleaved rounds: in each round every side runs one batch, one side after the other.
 
-    The garbage collector runs before a batch and not during one. With `cpu`, time that others had the processor does
-    not count, and neither does time spent waiting for the disk.
+    With `cpu`, time that others had the processor does not count, and neither does time spent waiting for the disk.
     """
     rounds = min(figure.rounds, QUICK_ROUNDS) if quick else figure.rounds
     samples: dict[str, list[float]] = {name: [] for name in figure.sides}
     for turn in range(rounds):
         for name, side in figure.sides.items():
-            clock = thread_time_ns if cpu and not side.wall else perf_counter_ns
-            warm_up = side.warm_up if turn == 0 else 0
-            operations = side.prepare(side.batch + warm_up)
-            for operation in operations[:warm_up]:
-                operation()
-            gc.collect()
-            gc.disable()
-            try:
-                times, results = _time(operations[warm_up:], clock)
-            finally:
-                gc.enable()
-            side.check(results)
-            samples[name].append(median(times) / 1000)
+            samples[name].append(side.round(first=turn == 0, cpu=cpu))
     return Result(figure, {name: median(values) for name, values in samples.items()}, rounds=samples)

@@ -275,7 +275,7 @@ def _archive(name: str, size: int, *, durable: bool = False) -> Figure:
     small = _archives(place, TENTH, TENTHS)
     if size == TENTH:
         return Figure(name, {"ours": small}, Target(most=MOST_MICROSECONDS), rounds=ARCHIVE_ROUNDS, keep=folder)
-    sides = {"ours": _archives(place, size), "tenth": small}
+    sides = {"ours": _archives(place, size), "less": small}
     # In a file each page of items also changes more pages of the file, the more there are, up to a bound.
     target = Target() if durable else Target(growth=11)
     return Figure(name, sides, target, rounds=ARCHIVE_ROUNDS, keep=folder)

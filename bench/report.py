@@ -18,9 +18,21 @@ PACKAGES = (
     "doubleratchet", "x3dh", "pysequoia", "gmpy2",
 )  # fmt: skip
 SIDES = ("ours", "peer", "peer_bare", "floor")
-TENTH = "tenth"  # a column only as a ratio
+LESS = "less"  # a column only as a ratio
 BUSY = 0.5  # of a core, in the minute before the run: more than that disturbs what is measured
-HEADINGS = ("figure", "ours", "peer", "bare", "floor", "peer/ours", "bare/ours", "ours/floor", "x 10", "target", "met")
+HEADINGS = (
+    "figure",
+    "ours",
+    "peer",
+    "bare",
+    "floor",
+    "peer/ours",
+    "bare/ours",
+    "ours/floor",
+    "growth",
+    "target",
+    "met",
+)
 
 
 def _amount(value: float | None, unit: str) -> str:
@@ -45,7 +57,7 @@ def _target(result: Result) -> str:
     if target.floor_ratio is not None:
         parts.append(f"floor <= {target.floor_ratio:g}")
     if target.growth is not None:
-        parts.append(f"x 10 <= {target.growth:g}")
+        parts.append(f"growth <= {target.growth:g}")
     if target.most is not None:
         parts.append(f"<= {_amount(target.most, result.figure.unit)}")
     return ", ".join(parts) or "-"
@@ -118,8 +130,8 @@ def _figure(result: Result) -> dict[str, object]:
     entry["peer_ratio"] = _rounded(result.peer_ratio)
     entry["peer_bare_ratio"] = _rounded(result.peer_bare_ratio)
     entry["floor_ratio"] = _rounded(result.floor_ratio)
-    if TENTH in result.medians:
-        entry[f"{TENTH}_{suffix}"] = _rounded(result.medians[TENTH])
+    if LESS in result.medians:
+        entry[f"{LESS}_{suffix}"] = _rounded(result.medians[LESS])
         entry["growth"] = _rounded(result.growth)
     target = {name: value for name, value in asdict(result.figure.target).items() if value is not None}
     if target:

@@ -78,7 +78,7 @@ def _share() -> Figure:
     FOLDER.mkdir(exist_ok=True)
     folder = tempfile.TemporaryDirectory(dir=FOLDER, prefix="sharing-")
     side = partial(_side, Path(folder.name))
-    sides = {"ours": side(MEMBERS, 1), "tenth": side(TENTH, TENTHS)}
+    sides = {"ours": side(MEMBERS, 1), "less": side(TENTH, TENTHS)}
     return Figure(f"pubsub.share.{MEMBERS}", sides, Target(growth=11), rounds=ROUNDS, keep=folder)
 
 
