@@ -127,7 +127,7 @@ TIME = b"<time stamp='2026-11-01T12:00:00Z'/>"
     {
         "empty": b"",
         "text": b"hello",
-        "a body alone": BODY.xml,
+        "a body alone": BODY.data,
         "another namespace": b"<envelope xmlns='urn:xmpp:sce:0'><content/></envelope>",
         "no namespace": b"<envelope><content/></envelope>",
         "content alone": b"<content xmlns='urn:xmpp:sce:1'/>",

@@ -35,8 +35,8 @@ class Statement(NamedTuple):
 
 
 def map_hash(devices: Mapping[str, Any]) -> bytes:
-    """The hash of a device map (32 bytes): SHA-256 of {device id: device keys} in canonical JSON, without
-    signatures and `unsigned`, which homes add to. Devices without keys don't count: one profile shows them, the other does not."""
+    """The hash of a device map (32 bytes): SHA-256 of {device id: device keys} in canonical JSON, without signatures
+    and `unsigned`, which homes add to. Devices without keys don't count: one profile shows them, the other does not."""
     stated = {
         name: {member: value for member, value in each.items() if member not in ("signatures", "unsigned")}
         for name, each in devices.items()

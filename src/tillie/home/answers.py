@@ -1,0 +1,92 @@
+"""JSON at the door: bodies read strictly, errors as Matrix has them (client-server API, "Standard error response")."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from tillie.errors import Malformed
+from tillie.wire import canonical
+
+T = TypeVar("T")
+
+MAX_BODY_BYTES = 1 << 20  # unless the endpoint says otherwise
+# "Web Browser Clients": every answer to a client.
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
+    "Access-Control-Allow-Headers": "X-Requested-With, Content-Type, Authorization",
+}
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Refused(Exception):
+    """A request that is answered with an error: HTTP status, `errcode`, a sentence, and further members."""
+
+    def __init__(self, status: int, errcode: str, error: str, **more: Any) -> None:
+        super().__init__(errcode, error)
+        self.status = status
+        self.body = {"errcode": errcode, "error": error, **more}
+
+    def response(self) -> Response:
+        headers = {}
+        if "retry_after_ms" in self.body:
+            headers["Retry-After"] = str(-(-self.body["retry_after_ms"] // 1000))
+        return answer(self.body, self.status, headers)
+
+
+def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(_encode(value), status, {**CORS, **(headers or {})}, "application/json")
+
+
+def too_many(seconds: float) -> Refused:
+    """The answer to somebody who asks too often."""
+    return Refused(429, "M_LIMIT_EXCEEDED", "Too many requests.", retry_after_ms=int(seconds * 1000) + 1)
+
+
+async def body_bytes(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
+    """The request's body. Raises `Refused`: M_TOO_LARGE, before the rest is read."""
+    if int(request.headers.get("content-length", "0")) > max_bytes:
+        raise Refused(413, "M_TOO_LARGE", f"A request to this endpoint has at most {max_bytes} bytes.")
+    parts, size = [], 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > max_bytes:
+                raise Refused(413, "M_TOO_LARGE", f"A request to this endpoint has at most {max_bytes} bytes.")
+            parts.append(part)
+    except ClientDisconnect:
+        raise Refused(400, "M_NOT_JSON", "The request ended early.") from None
+    return b"".join(parts)
+
+
+async def body(request: Request, decoder: msgspec.json.Decoder[T], max_bytes: int = MAX_BODY_BYTES) -> T:
+    """The body, as a typed value. Raises `Refused`: M_TOO_LARGE, M_NOT_JSON, M_BAD_JSON.
+
+    Of a member that comes twice the last one counts here; what is signed is looked at by `canonical.parse`, which
+    refuses it.
+    """
+    data = await body_bytes(request, max_bytes)
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise Refused(400, "M_BAD_JSON", f"The request does not have the right members: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Refused(400, "M_NOT_JSON", "The request is not valid JSON.") from None
+
+
+async def strict_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> canonical.Object:
+    """The body as an object that could be signed. Raises `Refused`."""
+    data = await body_bytes(request, max_bytes)
+    try:
+        value = canonical.parse(data, max_bytes=max_bytes)
+    except Malformed as error:
+        raise Refused(400, "M_NOT_JSON", error.detail) from None
+    if not isinstance(value, dict):
+        raise Refused(400, "M_BAD_JSON", "The request is not an object.")
+    return value
