@@ -93,7 +93,7 @@ def test_a_message_is_split() -> None:
         b"<origin-id xmlns='urn:xmpp:sid:0' id='1'/>",
     )
     sealed, plain = policy.split_outgoing(Content(store + body + origin))
-    assert [child.tag for child in xml.parse_fragment(sealed.xml)] == ["{jabber:client}body"]
+    assert [child.tag for child in xml.parse_fragment(sealed.data)] == ["{jabber:client}body"]
     assert [xml.parse(child).tag for child in plain] == ["{urn:xmpp:hints}store", "{urn:xmpp:sid:0}origin-id"]
 
 

@@ -672,6 +672,6 @@ def test_what_is_hidden_comes_back(data: bytes) -> None:
         return
     shown = text.decode(hidden)
     assert shown.dropped == ()
-    ours, theirs = (xml.parse_fragment(each.xml) for each in (given_, shown.content))
+    ours, theirs = (xml.parse_fragment(each.data) for each in (given_, shown.content))
     assert [child.tag for child in ours] == [child.tag for child in theirs]
     assert ["".join(child.itertext()) for child in ours] == ["".join(child.itertext()) for child in theirs]
