@@ -27,7 +27,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not heavy"
 
 interop:
-	@sh scripts/setup dev prosody ejabberd gpg go-sendxmpp libervia
+	@sh scripts/setup dev prosody ejabberd gpg go-sendxmpp libervia synapse
 	$(BIN)/python -m pytest -m heavy
 
 lint:
@@ -39,7 +39,7 @@ lint:
 	$(BIN)/lint-imports --no-cache
 
 bench:
-	@sh scripts/setup dev gpg
+	@sh scripts/setup dev gpg synapse
 	$(BIN)/python -m bench
 
 lock:

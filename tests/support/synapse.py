@@ -40,7 +40,7 @@ PASSWORD = "only for tests"
 KEY_ID = "ed25519:a_test"
 
 # Next to the environment that the tests run in, because Synapse (AGPL) is no dependency of anything of ours.
-PYTHON = Path(sys.prefix) / "synapse" / "bin" / "python"
+PROGRAM = Path(sys.prefix) / "synapse" / "bin" / "synapse_homeserver"
 
 # By default answers to /sync are cached for two minutes: a client that starts again without its token would be told old
 # news. Waiting between attempts to reach another server is cut from minutes to a second.
@@ -97,7 +97,7 @@ disable_existing_loggers: false
 
 def unavailable() -> str:
     """Why no private Synapse can be started here, in one sentence; empty if one can."""
-    return "" if PYTHON.exists() else "Synapse is not installed (make interop installs it)"
+    return "" if PROGRAM.exists() else "Synapse is not installed (make interop installs it)"
 
 
 class Login(NamedTuple):
@@ -155,7 +155,7 @@ class PrivateSynapse:
         """Start on the data that is there; `wait` returns when it answers."""
         with (self.folder / "console.log").open("ab") as console:
             self.process = subprocess.Popen(
-                [str(PYTHON), "-m", "synapse.app.homeserver", "--config-path", str(self.folder / "homeserver.yaml")],
+                [str(PROGRAM), "--config-path", str(self.folder / "homeserver.yaml")],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=console,
