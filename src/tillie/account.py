@@ -44,8 +44,7 @@ from tillie.schemes.openpgp import KeyInfo, OpenedObject, OpenPgp, SealedObject
 from tillie.schemes.openpgp import keys as openpgp_keys
 from tillie.schemes.openpgp import records as openpgp_records
 from tillie.store import Committed, Store
-from tillie.trust import associations, decisions
-from tillie.trust.fingerprint import fingerprint
+from tillie.trust import associations, decisions, fingerprint
 from tillie.trust.strings import SAS28X5, TILLIE
 
 T = TypeVar("T")
@@ -133,7 +132,7 @@ class KnownKey:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint(self.device.key) if self.device.key else ""
+        return fingerprint.of(self.device)
 
     @property
     def is_gone(self) -> bool:
