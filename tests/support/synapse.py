@@ -10,7 +10,6 @@ import base64
 import contextlib
 import hashlib
 import hmac
-import json
 import secrets
 import shutil
 import signal
@@ -19,8 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -29,12 +26,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from support.certificates import HOST, Certificates, certificates, make_certificates
+from support.matrix_api import CLIENT, call, must, password_login
 
 __all__ = ["Login", "PrivateSynapse", "certificates", "synapse", "unavailable"]
 
 START_SECONDS = 90.0
 STOP_SECONDS = 15.0
-REQUEST_SECONDS = 30.0
 POLL = 0.05
 PASSWORD = "only for tests"
 KEY_ID = "ed25519:a_test"
@@ -116,6 +113,8 @@ class PrivateSynapse:
     then `wait` for each. What it wrote is there until the `with` block ends.
     """
 
+    ca_file = ""  # clients come over plain HTTP
+
     def __init__(
         self, certificates: Certificates | None = None, *, name: str = "", options: str = "", level: str = "INFO"
     ) -> None:
@@ -132,8 +131,8 @@ class PrivateSynapse:
 
     @property
     def version(self) -> str:
-        _, answer = self.request("GET", "/_matrix/federation/v1/version", federation=True)
-        return str(answer["server"]["version"])
+        base, tls = f"https://{HOST}:{self.federation_port}", self.certificates.ssl_context()
+        return str(must(base, "GET", "/_matrix/federation/v1/version", tls=tls)["server"]["version"])
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -199,47 +198,23 @@ class PrivateSynapse:
     def register(self, localpart: str, password: str = PASSWORD) -> str:
         """A new account; its user id. Its first device is removed again."""
         path = "/_synapse/admin/v1/register"
-        nonce = self._must("GET", path)["nonce"]
+        nonce = must(self.base_url, "GET", path)["nonce"]
         said = "\0".join([nonce, localpart, password, "notadmin"]).encode()
         mac = hmac.digest(self._secret.encode(), said, hashlib.sha1).hex()
-        made = self._must(
-            "POST", path, {"nonce": nonce, "username": localpart, "password": password, "admin": False, "mac": mac}
-        )
-        self._must("POST", "/_matrix/client/v3/logout", {}, made["access_token"])
+        body = {"nonce": nonce, "username": localpart, "password": password, "admin": False, "mac": mac}
+        made = must(self.base_url, "POST", path, body)
+        must(self.base_url, "POST", f"{CLIENT}/logout", {}, made["access_token"])
         return str(made["user_id"])
 
     def login(self, localpart: str, device: str, password: str = PASSWORD) -> Login:
-        identifier = {"type": "m.id.user", "user": localpart}
-        body = {"type": "m.login.password", "identifier": identifier, "password": password, "device_id": device}
-        made = self._must("POST", "/_matrix/client/v3/login", body)
+        made = must(self.base_url, "POST", f"{CLIENT}/login", password_login(localpart, password, device))
         return Login(made["user_id"], made["device_id"], made["access_token"])
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
-    def request(
-        self, method: str, path: str, body: object = None, token: str = "", *, federation: bool = False
-    ) -> tuple[int, Any]:
-        """One request as a client, or to what other servers see; the status and the JSON of the answer."""
-        base = f"https://{HOST}:{self.federation_port}" if federation else self.base_url
-        request = urllib.request.Request(base + path, method=method)
-        if body is not None:
-            request.data = json.dumps(body).encode()
-            request.add_header("Content-Type", "application/json")
-        if token:
-            request.add_header("Authorization", f"Bearer {token}")
-        tls = self.certificates.ssl_context() if federation else None
-        try:
-            with urllib.request.urlopen(request, timeout=REQUEST_SECONDS, context=tls) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
-
-    def _must(self, method: str, path: str, body: object = None, token: str = "") -> Any:
-        status, answer = self.request(method, path, body, token)
-        if status != 200:
-            raise RuntimeError(f"Synapse answered {path} with {status} {answer}")
-        return answer
+    def request(self, method: str, path: str, body: object = None, token: str = "") -> tuple[int, Any]:
+        """One request of a client; the status and the JSON of the answer."""
+        return call(self.base_url, method, path, body, token)
 
     # -- files --------------------------------------------------------------------------------------------------------
 
