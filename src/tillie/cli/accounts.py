@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from enum import Enum
 from pathlib import Path
 from urllib.parse import quote
 
@@ -24,6 +25,26 @@ from tillie.wire import address as addresses
 VERSION = 1
 MAX_FOLDER_NAME = 120  # characters; a longer address gets a folder named after its hash
 _LIST = "accounts.json"
+ON_MATRIX = "send, listen, chat, history, devices, trust, verify, keys list, backup"
+
+
+class Network(Enum):
+    """What carries an account's messages; its addresses show which."""
+
+    XMPP = "XMPP"
+    MATRIX = "Matrix"
+
+    @property
+    def article(self) -> str:
+        return "a" if self is Network.MATRIX else "an"
+
+    @property
+    def example(self) -> str:
+        return "@you:example.org" if self is Network.MATRIX else "you@example.org"
+
+
+def network_of(address: Address) -> Network:
+    return Network.MATRIX if address.is_matrix else Network.XMPP
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -38,6 +59,10 @@ class Entry(msgspec.Struct, frozen=True):
     @property
     def store(self) -> Path:
         return home() / self.folder / "store"
+
+    @property
+    def network(self) -> Network:
+        return network_of(Address(self.address))
 
 
 class _List(msgspec.Struct):
@@ -76,21 +101,38 @@ def load() -> list[Entry]:
     return found.accounts
 
 
-def choose(wanted: str | None) -> Entry:
-    """The account that was asked for, or the only one. Raises `UsageError`."""
+def choose(wanted: str | None, network: Network | None = None) -> Entry:
+    """The account that was asked for, or the only one; where a command needs one on a `network`, the only one there.
+    Raises `UsageError`."""
     entries = load()
     if not entries:
-        raise UsageError("There is no account here yet.", hint="Add one: tillie account add you@example.org")
-    if wanted is None:
-        if len(entries) == 1:
-            return entries[0]
-        names = ", ".join(entry.address for entry in entries)
-        raise UsageError(f"There are several accounts: {names}.", hint="Say which one with --account ADDRESS.")
+        example = f"tillie account add {(network or Network.XMPP).example}"
+        raise UsageError("There is no account here yet.", hint=f"Add one: {example}")
+    if wanted is not None:
+        return _named(entries, wanted, network)
+    fitting = [entry for entry in entries if network in (None, entry.network)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if network is not None and not fitting:
+        raise UsageError(
+            f"That needs {network.article} {network.value} account, and there is none here.",
+            hint=f"Add one: tillie account add {network.example}",
+        )
+    names = ", ".join(entry.address for entry in fitting)
+    raise UsageError(f"There are several accounts: {names}.", hint="Say which one with --account ADDRESS.")
+
+
+def _named(entries: list[Entry], wanted: str, network: Network | None) -> Entry:
     address = addresses.parse_bare(wanted)
-    for entry in entries:
-        if entry.address == address:
-            return entry
-    raise UsageError(f"There is no account {address} here.", hint="See 'tillie account list'.")
+    found = next((entry for entry in entries if entry.address == address), None)
+    if found is None:
+        raise UsageError(f"There is no account {address} here.", hint="See 'tillie account list'.")
+    if network not in (None, found.network):
+        raise UsageError(
+            f"That needs {network.article} {network.value} account; {address} is one on {found.network.value}.",
+            hint=f"What an account can do on Matrix: {ON_MATRIX}." if network is Network.XMPP else "",
+        )
+    return found
 
 
 def has(entry: Entry) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tillie.cli import exits, files, show
+from tillie.cli.accounts import Network
 from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, SchemeName
 from tillie.errors import PassphraseNeeded, UsageError
 
@@ -130,7 +131,7 @@ def generate(
         device = await client.generate_key(another=another)
         return (device,), await client.announced()
 
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         made, announced = online.run(ours, unlock.password(ours), work, ask=False)
         _tell(ours, made, "is made")
     show.note(
@@ -143,7 +144,7 @@ def _generate_for_sessions(account: str | None, passphrase_file: Path | None, *,
     from tillie.cli import unlock
     from tillie.trust.fingerprint import fingerprint
 
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         made = ours.make_session_key(rsa=rsa, another=another)
         show.line(f"The key of {ours.address} for encrypted sessions is made:")
         show.line(f"  {fingerprint(made.key)}")
@@ -169,7 +170,7 @@ def import_(
     _require_openpgp(scheme, "An OMEMO key is never taken from one device to another.")
     data = files.read(file, MAX_IMPORT)
 
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         passphrase = _key_passphrase(data, key_passphrase_file)
 
         async def work(client: Client, _: Lines) -> tuple[tuple[Device, ...], bool]:
@@ -213,7 +214,7 @@ def publish(
         return devices, await client.announced()
 
     _require_openpgp(scheme, "OMEMO keys are published at each connection, if they are not.")
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         devices, announced = online.run(ours, unlock.password(ours), work, ask=False)
         _tell(ours, devices, "is published")
     _end(announced)
@@ -234,7 +235,7 @@ def revoke(
     from tillie.cli import online, unlock
 
     _require_openpgp(scheme, "An OMEMO key can't be revoked; 'tillie devices remove' takes its device off the list.")
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         key = _own_key(ours, fingerprint)
         if not key.this:
             raise UsageError(
@@ -264,7 +265,7 @@ def retract(fingerprint: KeyArgument, account: AccountOption = None, passphrase_
     """Take an OpenPGP key off your list, unrevoked. One that is lost, or that you keep for old messages."""
     from tillie.cli import online, unlock
 
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
 
         async def work(client: Client, _: Lines) -> tuple[KnownKey, bool]:
             await client.refresh_openpgp(ours.address)
@@ -310,7 +311,7 @@ def backup(
         return await client.back_up_keys()
 
     _require_openpgp(scheme, "An OMEMO key is never taken from one device to another.")
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         if not any(key.this and key.info for key in ours.keys(ours.address)):
             raise UsageError("There is no OpenPGP key here to back up.", hint="'tillie keys generate' makes one.")
         show.note("Sealing the keys under a new code ...")
@@ -342,7 +343,7 @@ def restore(
     async def find(client: Client, _: Lines) -> bytes:
         return await client.find_key_backup()
 
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         password = unlock.password(ours)
         payload = online.run(ours, password, find, ask=False)
         nobody = UsageError("A code opens the backup.", hint="Give --code-file.")

@@ -1,4 +1,4 @@
-"""`xmpp:` links that hold what two people compare, and the codes to scan that show them."""
+"""Links that hold what two people compare, `xmpp:` and `matrix:`, and the codes to scan that show them."""
 
 from __future__ import annotations
 
@@ -13,29 +13,44 @@ from tillie.wire import address as addresses
 from tillie.wire.display import printable
 
 MAX_LINK = 8_192  # characters
+_XMPP = "xmpp:"
+_MATRIX = "matrix:u/"  # Matrix specification 1.19, appendices, "Matrix URI scheme"
+_MATRIX_TO = "https://matrix.to/#/"
 
 
 class Link(NamedTuple):
     """Whose it is, as it was written, and what it holds."""
 
-    jid: str
+    address: str
     query: str
 
     def require_of(self, whose: Address) -> None:
         """Raises `UsageError` for somebody else's."""
-        if addresses.parse(self.jid).bare != whose:
-            raise UsageError(f"That link is of {printable(self.jid)}, not of {whose}.")
+        if addresses.parse(self.address).bare != whose:
+            raise UsageError(f"That link is of {printable(self.address)}, not of {whose}.")
 
 
 def write(address: Address, query: str) -> str:
-    return f"xmpp:{quote(address, safe='@')}?{query}"
+    """The link of an address: `xmpp:bob@example.net?QUERY`, or `matrix:u/bob:example.net?QUERY`."""
+    if address.is_matrix:
+        return f"{_MATRIX}{quote(address[1:], safe=':')}?{query}"
+    return f"{_XMPP}{quote(address, safe='@')}?{query}"
 
 
 def read(text: str) -> Link | None:
     """A link as somebody scanned or pasted it; None if it is none."""
-    scheme, colon, rest = text.strip()[:MAX_LINK].partition(":")
-    jid, _, query = rest.partition("?")
-    return Link(unquote(jid), query) if colon and scheme.lower() == "xmpp" else None
+    text = text.strip()[:MAX_LINK]
+    for start, sigil in ((_XMPP, ""), (_MATRIX, "@"), (_MATRIX_TO, "")):
+        if text[: len(start)].lower() == start:
+            address, _, query = text[len(start) :].partition("?")
+            return Link(sigil + unquote(address), query)
+    return None
+
+
+def address_in(text: str) -> str:
+    """The address in a link; what is no link, as it is."""
+    link = read(text)
+    return link.address if link is not None else text
 
 
 def show_code(link: str) -> None:

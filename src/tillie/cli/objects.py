@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tillie.cli import exits, files, show
-from tillie.cli.options import AccountOption, PassphraseFile, contact
+from tillie.cli.accounts import Network
+from tillie.cli.options import AccountOption, PassphraseFile, contact_on_xmpp
 from tillie.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,12 +48,12 @@ def seal(
     from tillie.cli.messages import show_report
     from tillie.schemes.openpgp.objects import MAX_OBJECT_BYTES
 
-    people = tuple(contact(each) for each in to or ())
+    people = tuple(contact_on_xmpp(each) for each in to or ())
     if not people:
         raise UsageError("It must be for somebody.", hint="Name them: --to bob@example.net")
     files.check_output(output, force=force, binary=True)
     data = files.read(file, MAX_OBJECT_BYTES)
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         sealed = ours.seal_object(data, people)
     files.write(output, sealed.message)
     done = sum(each.sealed for each in sealed.report)
@@ -82,7 +83,7 @@ def open_(
 
     files.check_output(output, force=force)
     message = files.read(file, MAX_SEALED)
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         opened = ours.open_object(message)
         if json:
             show.note(_as_json(opened))

@@ -8,7 +8,9 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from tillie.errors import InvalidAddress
+from tillie.cli import links
+from tillie.cli.accounts import ON_MATRIX
+from tillie.errors import InvalidAddress, UsageError
 from tillie.model import Address
 from tillie.trust.decisions import Policy
 from tillie.wire import address as addresses
@@ -37,6 +39,7 @@ class SchemeName(str, Enum):  # noqa: UP042
     OMEMO = "omemo"
     OPENPGP = "openpgp"
     ESESSION = "esession"
+    OLM = "olm"
 
 
 class AnswerName(str, Enum):  # noqa: UP042
@@ -54,6 +57,13 @@ class ProfileName(str, Enum):  # noqa: UP042
     STRICT = "strict"
     SUBSET = "subset"
     GAJIM = "gajim"
+
+
+class MatrixProfileName(str, Enum):  # noqa: UP042
+    """Which keys a Matrix account publishes, as it is typed (docs/matrix.md)."""
+
+    V1 = "v1"
+    DRAFT2015 = "draft2015"
 
 
 AccountOption: TypeAlias = Annotated[
@@ -78,16 +88,31 @@ DeviceArgument: TypeAlias = Annotated[
         help="One device's id, or the first 16 digits or more of another key's fingerprint; all if left out.",
     ),
 ]
-Contact: TypeAlias = Annotated[str, typer.Argument(metavar="ADDRESS", help="Somebody's address: bob@example.net.")]
+Contact: TypeAlias = Annotated[
+    str, typer.Argument(metavar="ADDRESS", help="Somebody's address: bob@example.net, or @bob:example.net on Matrix.")
+]
+_LOOKS_LIKE = "An address looks like bob@example.net. On Matrix it is @bob:example.net."
 
 
 def contact(text: str) -> Address:
-    """An address as a person typed it; an "xmpp:" in front and a resource behind are left out."""
-    text = text.removeprefix("xmpp:").partition("?")[0]
+    """An address as a person typed it, or the one in a link; a resource behind it is left out. Raises
+    `InvalidAddress`."""
+    text = links.address_in(text)
     try:
         found = addresses.parse(text).bare
     except InvalidAddress as error:
-        raise InvalidAddress(f"'{text}': {error.detail}", hint="An address looks like bob@example.net.") from None
+        raise InvalidAddress(f"'{text}': {error.detail}", hint=_LOOKS_LIKE) from None
     if "@" not in found:
-        raise InvalidAddress(f"'{text}' names a server, not a person.", hint="An address looks like bob@example.net.")
+        raise InvalidAddress(f"'{text}' names a server, not a person.", hint=_LOOKS_LIKE)
+    return found
+
+
+def contact_on_xmpp(text: str) -> Address:
+    """Somebody's address for what Matrix does not have. Raises `UsageError`, `InvalidAddress`."""
+    found = contact(text)
+    if found.is_matrix:
+        raise UsageError(
+            f"{found} is on Matrix, and that is for people on XMPP.",
+            hint=f"What you can do on Matrix: {ON_MATRIX}.",
+        )
     return found

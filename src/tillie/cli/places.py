@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 
 import typer
 
+from tillie.cli import links
+from tillie.cli.accounts import Network
 from tillie.errors import InvalidAddress, UsageError
 from tillie.model import Address
 from tillie.wire import address as addresses
@@ -32,11 +34,14 @@ def service_of(text: str) -> Address | None:
     """A service as a person typed it; None for our own account. Raises `InvalidAddress`."""
     if not text:
         return None
+    hint = "A service looks like bob@example.net or pubsub.example.net."
     try:
-        return addresses.parse_bare(text.removeprefix("xmpp:").partition("?")[0])
+        found = addresses.parse_bare(links.address_in(text))
     except InvalidAddress as error:
-        hint = "A service looks like bob@example.net or pubsub.example.net."
         raise InvalidAddress(f"'{text}': {error.detail}", hint=hint) from None
+    if found.is_matrix:
+        raise UsageError(f"{found} is on Matrix, where there are no nodes.", hint=hint)
+    return found
 
 
 def place(client: Client, name: str, service: Address | None) -> Node:
@@ -65,5 +70,5 @@ def run(
             await client.settle()
         return await work(client)
 
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         return online.run(ours, unlock.password(ours), all_of_it, listening=settle, ask=ask)

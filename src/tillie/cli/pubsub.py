@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tillie.cli import exits, files, pubsub_nodes, pubsub_secrets, pubsub_signatures, show
-from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, contact
+from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, contact_on_xmpp
 from tillie.cli.places import NodeArgument, ServiceOption, place, run, service_of
 from tillie.errors import UsageError
 
@@ -68,7 +68,7 @@ def set_(
     Examples: tillie pubsub set blog --text "Home again." --sign · tillie pubsub set calendar event.xml
     """
     at = service_of(service)
-    people = tuple(contact(each) for each in encrypt_for or ())
+    people = tuple(contact_on_xmpp(each) for each in encrypt_for or ())
     if clear and (encrypt or people):
         raise UsageError("It can't be sealed and in clear at once.")
     if encrypt and people:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tillie.cli import exits, show
-from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, contact
+from tillie.cli.accounts import Network
+from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, contact_on_xmpp
 from tillie.cli.places import NodeArgument, ServiceOption, place, run, service_of
 from tillie.errors import UsageError
 
@@ -50,7 +51,7 @@ def list_(
 
     at = service_of(service)
     if offline:
-        with unlock.account(account, passphrase_file) as ours:
+        with unlock.account(account, passphrase_file, Network.XMPP) as ours:
             found = ours.private_nodes()
     else:
 
@@ -150,7 +151,7 @@ def share(
     from tillie.cli import progress
 
     at = service_of(service)
-    wanted = tuple(dict.fromkeys(contact(each) for each in people or ()))
+    wanted = tuple(dict.fromkeys(contact_on_xmpp(each) for each in people or ()))
     if again and not wanted:
         raise UsageError("--again needs the address of who lost it.")
 
@@ -228,7 +229,7 @@ def revoke(
     at = service_of(service)
     if bool(address) == bool(secret):
         raise UsageError("Name a person, or a secret with --secret ID.")
-    whom = contact(address) if address else None
+    whom = contact_on_xmpp(address) if address else None
 
     async def work(client: Client) -> tuple[Removed | Rotated, Address]:
         where = place(client, node, at)
@@ -337,7 +338,7 @@ def accept(
     From then on only what this person says of the node's secrets counts.
     """
     at = service_of(service)
-    sender = contact(address)
+    sender = contact_on_xmpp(address)
 
     async def work(client: Client) -> int:
         where = place(client, node, at)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tillie.cli import exits, show
-from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, contact
+from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, contact_on_xmpp
 from tillie.cli.places import NodeArgument, ServiceOption, place, run, service_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def sign(
     from tillie.cli.entries import text_of
 
     at = service_of(service)
-    others = tuple(contact(each) for each in also or ())
+    others = tuple(contact_on_xmpp(each) for each in also or ())
 
     async def work(client: Client) -> Reading:
         return await client.nodes.sign(place(client, node, at), item, also=others)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tillie.cli import exits, session_forge, session_settings, show
+from tillie.cli import exits, links, session_forge, session_settings, show
+from tillie.cli.accounts import Network
 from tillie.cli.options import (
     AccountOption,
     Contact,
@@ -16,7 +17,7 @@ from tillie.cli.options import (
     PassphraseFile,
     ProfileName,
     TranscriptOption,
-    contact,
+    contact_on_xmpp,
 )
 from tillie.errors import SessionEnded
 
@@ -72,7 +73,7 @@ def start(
             session = await session_talk.start(client, to, json=json)
             await session_talk.Talk(client, lines, session, json=json).run()
 
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         if profile is not None:
             _read_as(ours, profile)
         online.run(ours, unlock.password(ours), work, listening=True, notice=session_talk.tell)
@@ -81,8 +82,8 @@ def start(
 def _with_resource(address: str) -> Address:
     from tillie.wire import address as addresses
 
-    whose = contact(address)  # says what is wrong with it
-    found = addresses.parse(address.removeprefix("xmpp:").partition("?")[0])
+    whose = contact_on_xmpp(address)  # says what is wrong with it
+    found = addresses.parse(links.address_in(address))
     return found if found.resource else whose
 
 
@@ -110,9 +111,9 @@ def list_(
     """Show this account's sessions, of all programs that use it here. No server is asked."""
     from tillie.cli import session_views, unlock
 
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         ours.tend_sessions()
-        whose = contact(address) if address else None
+        whose = contact_on_xmpp(address) if address else None
         sessions = [each for each in ours.sessions(whose) if over or not each.over]
         if json:
             for each in sessions:
@@ -143,8 +144,8 @@ def rekey(address: Contact, account: AccountOption = None, passphrase_file: Pass
     """
     from tillie.cli import unlock
 
-    with unlock.account(account, passphrase_file) as ours:
-        session = _open_one(ours, contact(address))
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
+        session = _open_one(ours, contact_on_xmpp(address))
         ours.rekey_session(session.thread)
     show.line(f"The session with {session.peer} gets new keys.")
 
@@ -157,8 +158,8 @@ def end(address: Contact, account: AccountOption = None, passphrase_file: Passph
     """
     from tillie.cli import session_views, unlock
 
-    with unlock.account(account, passphrase_file) as ours:
-        session = _open_one(ours, contact(address))
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
+        session = _open_one(ours, contact_on_xmpp(address))
         ours.end_session(session.thread)
         session = _wait(ours, session, lambda now: now.over)
     if session.over:

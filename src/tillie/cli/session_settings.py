@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tillie.cli import show
-from tillie.cli.options import AccountOption, AnswerName, Contact, JsonOption, PassphraseFile, ProfileName, contact
+from tillie.cli.accounts import Network
+from tillie.cli.options import (
+    AccountOption,
+    AnswerName,
+    Contact,
+    JsonOption,
+    PassphraseFile,
+    ProfileName,
+    contact_on_xmpp,
+)
 from tillie.errors import UsageError
 
 if TYPE_CHECKING:
@@ -81,7 +90,7 @@ def settings(
         raise UsageError(f"'{shield}' is neither ours nor theirs.")
     if logging not in (None, "may", "mustnot"):
         raise UsageError(f"'{logging}' is neither may nor mustnot.")
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         wanted = msgspec.structs.replace(ours.settings.sessions, **changes)
         wanted.negotiation(None)  # a UsageError says what only --legacy allows
         if changes:
@@ -135,10 +144,10 @@ def secret(
     """
     from tillie.cli import unlock
 
-    whose = contact(address)
+    whose = contact_on_xmpp(address)
     if sum((enter, code_file is not None, forget)) > 1:
         raise UsageError("Give one of --enter, --code-file and --forget.")
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         if forget:
             ours.keep_session_code(whose, "")
             show.line(f"Sessions with {whose} need no code any more.")

@@ -15,7 +15,7 @@ from pathlib import Path
 from tillie import store as stores
 from tillie.account import Account
 from tillie.cli import accounts, show
-from tillie.cli.accounts import Entry
+from tillie.cli.accounts import Entry, Network
 from tillie.crypto.random import random_bytes
 from tillie.errors import AuthenticationFailed, StoreLocked, StoreUnwritable, UsageError
 from tillie.model import Address
@@ -28,9 +28,9 @@ _NOBODY = "There is nobody to ask: standard input is no terminal."
 
 
 @contextlib.contextmanager
-def account(wanted: str | None, passphrase_file: Path | None) -> Iterator[Account]:
-    """The account that was asked for, with its store open. Raises the `StoreError`s."""
-    entry = accounts.choose(wanted)
+def account(wanted: str | None, passphrase_file: Path | None, network: Network | None = None) -> Iterator[Account]:
+    """The account that was asked for, or the one on this network, with its store open. Raises the `StoreError`s."""
+    entry = accounts.choose(wanted, network)
     key = _key(entry, passphrase_file)
     store = stores.open(entry.store, Address(entry.address), key)
     try:
