@@ -7,7 +7,7 @@ specification/41_end_to_end_encryption.rst, November 2015). docs/matrix.md compa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from tillie.crypto import sign
@@ -197,12 +197,32 @@ def read_device_map(
 ) -> tuple[tuple[DeviceKeys, ...], tuple[tuple[str, str], ...]]:
     """A user's devices as a home answered: those that are sound, and (device id, why) of the others: one bad device
     never costs the rest. Raises `Malformed` if it is no map of devices, or has too many."""
-    if not isinstance(value, dict) or len(value) > MAX_DEVICES:
-        raise Malformed("a user's devices are not an object, or too many")
+    if not isinstance(value, dict):
+        raise Malformed("a user's devices are not an object")
+    return _read_each(value, lambda device: read_device_keys(value[device], user, device, profile))
+
+
+def parse_device_map(
+    payload: bytes, user: Address, profile: Profile
+) -> tuple[tuple[DeviceKeys, ...], tuple[tuple[str, str], ...]]:
+    """As `read_device_map`, from the bytes of a `KEYS_QUERY`; what is not strict JSON costs its own device only."""
+    parts = canonical.split_object(payload, max_bytes=MAX_DEVICES * MAX_DEVICE_BYTES)
+
+    def read(device: str) -> DeviceKeys:
+        return read_device_keys(canonical.parse(parts[device], max_bytes=MAX_DEVICE_BYTES), user, device, profile)
+
+    return _read_each(parts, read)
+
+
+def _read_each(
+    devices: Collection[str], read: Callable[[str], DeviceKeys]
+) -> tuple[tuple[DeviceKeys, ...], tuple[tuple[str, str], ...]]:
+    if len(devices) > MAX_DEVICES:
+        raise Malformed(f"a user has more than {MAX_DEVICES} devices")
     good, bad = [], []
-    for device, each in value.items():
+    for device in devices:
         try:
-            good.append(read_device_keys(each, user, device, profile))
+            good.append(read(device))
         except (Malformed, BadKey, BadSignature) as error:
             bad.append((device, error.detail))
     twice = _twice(each.curve25519 for each in good) | _twice(each.ed25519 for each in good)
@@ -281,10 +301,3 @@ _STATE_TYPES = frozenset(
         "tombstone", "topic",
     )
 ) | {"m.space.child", "m.space.parent"}  # fmt: skip
-
-
-def parse_device_map(
-    payload: bytes, user: Address, profile: Profile
-) -> tuple[tuple[DeviceKeys, ...], tuple[tuple[str, str], ...]]:
-    """As `read_device_map`, from the bytes of a `KEYS_QUERY`. Raises `Malformed`."""
-    return read_device_map(canonical.parse(payload, max_bytes=MAX_DEVICES * MAX_DEVICE_BYTES), user, profile)

@@ -45,15 +45,20 @@ def encode(data: bytes) -> str:
 def decode_unpadded(text: object, *, size: int) -> bytes:
     """Exactly `size` bytes from unpadded Base64 (Matrix specification 1.19, appendices, "Unpadded Base64"); padding is
     taken where it is right. Raises `Malformed`, also for what is no string."""
+    data = decode_unpadded_most(text, max_bytes=size)
+    if len(data) != size:
+        raise Malformed(f"The Base64 has {len(data)} bytes instead of {size}.")
+    return data
+
+
+def decode_unpadded_most(text: object, *, max_bytes: int) -> bytes:
+    """As `decode_unpadded`, at most `max_bytes` bytes. Raises `Malformed`."""
     if not isinstance(text, str) or text[:1].isspace() or text[-1:].isspace():
         raise Malformed("The Base64 is not valid.")
     bare = text.rstrip("=")
     if len(text) not in (len(bare), len(bare) + -len(bare) % 4):
         raise Malformed("The Base64 is not valid.")
-    data = decode(bare + "=" * (-len(bare) % 4), max_bytes=size)
-    if len(data) != size:
-        raise Malformed(f"The Base64 has {len(data)} bytes instead of {size}.")
-    return data
+    return decode(bare + "=" * (-len(bare) % 4), max_bytes=max_bytes)
 
 
 def encode_unpadded(data: bytes) -> str:

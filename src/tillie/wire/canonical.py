@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+
 from tillie.errors import Malformed
 
 MAX_BYTES = 1 << 20  # unless the caller says otherwise
@@ -38,6 +40,19 @@ def parse_object(data: bytes, *, max_bytes: int = MAX_BYTES) -> Object:
     if not isinstance(value, dict):
         raise Malformed("The JSON is not an object.")
     return value
+
+
+def split_object(data: bytes, *, max_bytes: int) -> dict[str, bytes]:
+    """The members of an object, each still to be parsed: what is wrong with one costs no other. Raises `Malformed`."""
+    if len(data) > max_bytes:
+        raise Malformed(f"The JSON is longer than {max_bytes} bytes.")
+    try:
+        return {name: bytes(each) for name, each in _members.decode(data).items()}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise Malformed("The JSON is not an object.") from None
+
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def encode(value: object) -> bytes:
