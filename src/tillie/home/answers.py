@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, TypeVar
 
 import msgspec
@@ -14,6 +15,7 @@ from tillie.wire import canonical
 T = TypeVar("T")
 
 MAX_BODY_BYTES = 1 << 20  # unless the endpoint says otherwise
+BODY_SECONDS = 30.0  # for all of it: who sends a byte now and then holds nothing up for ever
 # "Web Browser Clients": every answer to a client.
 CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -50,18 +52,22 @@ def too_many(seconds: float) -> Refused:
 
 
 async def body_bytes(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """The request's body. Raises `Refused`: M_TOO_LARGE, before the rest is read."""
-    if int(request.headers.get("content-length", "0")) > max_bytes:
-        raise Refused(413, "M_TOO_LARGE", f"A request to this endpoint has at most {max_bytes} bytes.")
+    """The request's body. Raises `Refused`: M_TOO_LARGE, before the rest is read; M_UNKNOWN (408) for a slow one."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > max_bytes:
+        raise _too_large(max_bytes)
     parts, size = [], 0
     try:
-        async for part in request.stream():
-            size += len(part)
-            if size > max_bytes:
-                raise Refused(413, "M_TOO_LARGE", f"A request to this endpoint has at most {max_bytes} bytes.")
-            parts.append(part)
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                parts.append(part)
     except ClientDisconnect:
         raise Refused(400, "M_NOT_JSON", "The request ended early.") from None
+    except TimeoutError:
+        raise Refused(408, "M_UNKNOWN", "The request took too long to arrive.") from None
     return b"".join(parts)
 
 
@@ -80,9 +86,13 @@ async def body(request: Request, decoder: msgspec.json.Decoder[T], max_bytes: in
         raise Refused(400, "M_NOT_JSON", "The request is not valid JSON.") from None
 
 
-async def strict_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> canonical.Object:
-    """The body as an object that could be signed. Raises `Refused`."""
+async def strict_body(
+    request: Request, max_bytes: int = MAX_BODY_BYTES, *, may_be_empty: bool = False
+) -> canonical.Object:
+    """The body as an object that could be signed; no body at all as {} where that `may_be_empty`. Raises `Refused`."""
     data = await body_bytes(request, max_bytes)
+    if may_be_empty and not data:
+        return {}
     try:
         value = canonical.parse(data, max_bytes=max_bytes)
     except Malformed as error:
@@ -90,3 +100,7 @@ async def strict_body(request: Request, max_bytes: int = MAX_BODY_BYTES) -> cano
     if not isinstance(value, dict):
         raise Refused(400, "M_BAD_JSON", "The request is not an object.")
     return value
+
+
+def _too_large(max_bytes: int) -> Refused:
+    return Refused(413, "M_TOO_LARGE", f"A request to this endpoint has at most {max_bytes} bytes.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import tomllib
 from pathlib import Path
 
@@ -64,6 +65,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_url: str = ""  # where clients find this home, for .well-known/matrix/client
     federation_name: str = ""  # host:port for .well-known/matrix/server
     registration: bool = False
+    proxies: tuple[str, ...] = ()  # networks (CIDR) whose X-Forwarded-For is believed
+    log_requests: bool = True
     limits: Limits = Limits()
     federation: Federation = Federation()
     folder: str = "."  # of the file; set by `load`
@@ -84,6 +87,11 @@ def load(file: Path) -> Config:
         found = msgspec.convert({**tomllib.loads(text), "folder": str(file.resolve().parent)}, Config)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise UsageError(f"{file}: {error}.") from None
+    for network in (*found.proxies, *found.federation.allow):
+        try:
+            ipaddress.ip_network(network)
+        except ValueError:
+            raise UsageError(f"{file}: '{network}' is not a network, such as 10.0.0.0/8.") from None
     if not matrix.is_server_name(found.server_name):
         raise UsageError(f"{file}: '{found.server_name}' is not a server's name.")
     return found

@@ -15,7 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from tillie.errors import StoreTooNew, UsageError
+from tillie.errors import StoreTooNew, StoreUnwritable, UsageError
 from tillie.home.schema import MIGRATIONS
 
 T = TypeVar("T")
@@ -31,17 +31,25 @@ class _Step(NamedTuple):
 
 
 class Database:
-    """One database file, used from one event loop. Another process may read it, and write now and then (`adduser`)."""
+    """One database file, used from one event loop. Another process may read it, and write now and then (`adduser`).
+
+    Raises `StoreUnwritable` if the file can't be made or written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._writer = _open(path)
-        _migrate(self._writer)
-        self._reader = _open(path)
+        self.fault = ""  # why the last commit could not be made
+        try:
+            self._writer = _open(path)
+            _migrate(self._writer)
+            self._reader = _open(path)
+        except sqlite3.Error as error:
+            raise StoreUnwritable(f"{path}: {error}.") from None
         self._reader.execute("PRAGMA query_only = ON")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="database")
         self._waiting: list[_Step] = []
         self._committing: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Look something up, at once; sees every commit that `write` has returned from."""
@@ -49,8 +57,8 @@ class Database:
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Run a step in a transaction that it shares with others, and return when that is committed. What it raises
-        undoes this step alone."""
-        if self._thread is None:
+        undoes this step alone. Raises `StoreUnwritable` if the disk is full, or the like."""
+        if self._is_closed:
             raise UsageError("The database is closed.")
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Step(work, done))
@@ -70,6 +78,10 @@ class Database:
         loop = asyncio.get_running_loop()
         try:
             results = await loop.run_in_executor(self._thread, _run, self._writer, batch)
+            self.fault = ""
+        except sqlite3.Error as error:
+            self.fault = str(error)
+            results = [StoreUnwritable(self.fault) for _ in batch]
         except Exception as error:  # noqa: BLE001  the commit failed: nobody was told that anything is done
             results = [error] * len(batch)
         for step, result in zip(batch, results, strict=True):
@@ -82,6 +94,7 @@ class Database:
 
     async def close(self) -> None:
         """Commit what waits, and close."""
+        self._is_closed = True
         while self._committing is not None:
             await asyncio.shield(self._committing)
         self._thread.shutdown(wait=True)
@@ -99,6 +112,8 @@ def _run(conn: Connection, batch: list[_Step]) -> list[Any]:
             try:
                 results.append((step.work(conn),))
             except Exception as error:  # noqa: BLE001  it is its caller's, who gets it
+                if not conn.in_transaction:  # SQLite gave all of it up: the disk is full
+                    raise
                 conn.execute("ROLLBACK TO step")
                 results.append(error)
             conn.execute("RELEASE step")

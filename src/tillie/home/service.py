@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
 
 from starlette.requests import Request
 
 from tillie.crypto import sign
-from tillie.directory.signed import sign_object
+from tillie.crypto.random import random_bytes
+from tillie.directory.signed import ED25519, sign_object
+from tillie.errors import Malformed, UsageError
+from tillie.home import accounts, limits
+from tillie.home.accounts import Who
+from tillie.home.answers import Refused, too_many
 from tillie.home.config import Config
 from tillie.home.database import Database
-from tillie.model import Address
+from tillie.home.interactive import Interactive
+from tillie.home.limits import Buckets
+from tillie.home.log import Log
+from tillie.home.passwords import Passwords
+from tillie.wire import base64
 from tillie.wire.canonical import Object
 
+__all__ = ["Home", "Signer", "Waiters", "Who", "load_signer", "write_signing_key"]
 
-class Who(NamedTuple):
-    """Who is asking: a device of a local user."""
-
-    user: Address
-    device: str
-
+_BEARER = b"bearer "
+_VERSION = re.compile(r"[A-Za-z0-9_]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Signer:
@@ -42,6 +51,29 @@ class Signer:
 
     def sign(self, value: Object) -> Object:
         return sign_object(value, self.server, self.key_id, self.seed)
+
+
+def load_signer(config: Config) -> Signer:
+    """The signing key from its file: "ed25519 VERSION BASE64", as Synapse keeps it, too. Raises `UsageError`."""
+    file = config.path(config.signing_key)
+    try:
+        words = file.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The signing key can't be read from {file}: {type(error).__name__}.") from None
+    if len(words) != 3 or words[0] != ED25519 or not _VERSION.fullmatch(words[1]):
+        raise UsageError(f"{file} does not hold one signing key: ed25519, a version, base64.")
+    try:
+        seed = base64.decode_unpadded(words[2], size=sign.KEY)
+    except Malformed:
+        raise UsageError(f"The key in {file} is not 32 bytes of base64.") from None
+    return Signer(config.server_name, f"{ED25519}:{words[1]}", seed)
+
+
+def write_signing_key(file: Path) -> None:
+    """A new key in a new file that its owner alone can read. Raises `FileExistsError`."""
+    seed, version = random_bytes(sign.KEY), f"a_{random_bytes(3).hex()}"
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        out.write(f"{ED25519} {version} {base64.encode_unpadded(seed)}\n")
 
 
 class Waiters:
@@ -75,13 +107,42 @@ class Waiters:
 class Home:
     """One home. Made on the event loop that it runs on."""
 
-    def __init__(self, config: Config, db: Database, signer: Signer, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        config: Config,
+        db: Database,
+        signer: Signer,
+        *,
+        clock: Callable[[], float] = time.time,
+        log: Log | None = None,
+    ) -> None:
         self.config = config
         self.server = config.server_name
         self.db = db
         self.signer = signer
         self.clock = clock
+        self.log = log or Log(requests=config.log_requests)
         self.waiters = Waiters()
+        self.limits = Buckets(config.limits, clock)
+        self.interactive = Interactive(clock)
+        self.passwords = Passwords()
+        self.is_stopping = False  # long polls end, and no new one begins
+        self._proxies = tuple(ipaddress.ip_network(each) for each in config.proxies)
+
+    async def start(self) -> None:
+        """What runs beside the requests."""
+
+    def begin_stop(self) -> None:
+        """Let long polls end; what is being answered goes on."""
+        self.is_stopping = True
+        self.waiters.wake_all()
+
+    async def stop(self) -> None:
+        """End, once nothing is being answered any more; what waits for other servers stays in the database."""
+        self.begin_stop()
+        self.passwords.close()
+        await self.db.close()
+        self.log.flush()
 
     def now(self) -> int:
         """Milliseconds since the epoch."""
@@ -92,4 +153,41 @@ class Home:
 
     async def who(self, request: Request) -> Who:
         """Whose access token this is. Raises `Refused`: M_MISSING_TOKEN, M_UNKNOWN_TOKEN."""
-        raise NotImplementedError
+        token = _bearer(request)
+        if token is None:
+            raise Refused(401, "M_MISSING_TOKEN", "The request has no access token.")
+        found = self.db.read(lambda conn: accounts.who(conn, token, self.server))
+        if found is None:
+            raise Refused(401, "M_UNKNOWN_TOKEN", "Nobody is logged in with this access token.")
+        return found
+
+    def limit(self, kind: str, who: str, amount: int = 1) -> None:
+        """Raises `Refused`, M_LIMIT_EXCEEDED, where somebody asks too often (`limits.Buckets.take`)."""
+        wait = self.limits.take(kind, who, amount)
+        if wait:
+            raise too_many(wait)
+
+    def address(self, request: Request) -> str:
+        """Where a request came from, for limits: what `limits.network_of` makes of the address. The header
+        X-Forwarded-For counts only as far as the configured proxies wrote it."""
+        found = request.client.host if request.client else ""
+        forwarded = request.headers.getlist("x-forwarded-for") if self._proxies else []
+        names = [each.strip() for each in ",".join(forwarded).split(",")]
+        while names and self._is_proxy(found):
+            found = names.pop() or found
+        return limits.network_of(found)
+
+    def _is_proxy(self, address: str) -> bool:
+        try:
+            found = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(found in network for network in self._proxies)
+
+
+def _bearer(request: Request) -> str | None:
+    for name, value in request.scope["headers"]:
+        if name == b"authorization" and value[: len(_BEARER)].lower() == _BEARER:
+            token: bytes = value[len(_BEARER) :].strip()
+            return token.decode("ascii", "replace") if len(token) <= accounts.MAX_TOKEN else None
+    return None

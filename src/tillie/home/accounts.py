@@ -1,0 +1,148 @@
+"""Users, their devices and access tokens: steps on the database.
+
+An access token names its user, so that a home that is cut along its users finds the part that knows it:
+base64url(localpart) "." base64url(32 random bytes). The database holds its SHA-256 only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from typing import NamedTuple
+
+from tillie.crypto.random import random_bytes, random_index
+from tillie.home import lists
+from tillie.home.database import Connection
+from tillie.model import Address
+
+TOKEN_BYTES = 32
+MAX_TOKEN = 512  # characters
+MAX_DEVICES = 1_000  # of one user; more than that other servers ignore
+DEVICE_ID_LETTERS = 10
+
+# What belongs to one device, and goes with it.
+_DEVICE_TABLES = (
+    "tokens",
+    "device_keys",
+    "one_time_keys",
+    "issued_keys",
+    "fallback_keys",
+    "messages",
+    "requests",
+    "devices",
+)
+
+
+class Who(NamedTuple):
+    """Who is asking: a device of a local user."""
+
+    user: Address
+    device: str
+
+
+class DeviceRow(NamedTuple):
+    """A device as its owner sees it."""
+
+    device: str
+    name: str | None
+
+
+def new_token(user: Address) -> str:
+    localpart = user[1:].partition(":")[0]
+    return f"{_encode(localpart.encode())}.{_encode(random_bytes(TOKEN_BYTES))}"
+
+
+def who(conn: Connection, token: str, server: str) -> Who | None:
+    """Whose token this is, if anybody's."""
+    try:
+        localpart = urlsafe_b64decode(token.partition(".")[0] + "==").decode()
+        digest = _digest(token)
+    except ValueError:
+        return None
+    user = f"@{localpart}:{server}"
+    found = conn.execute(
+        "SELECT device_id FROM tokens WHERE user_id = ? AND token_hash = ?", (user, digest)
+    ).fetchone()
+    return Who(Address(user), found[0]) if found else None
+
+
+def password_hash(conn: Connection, user: str) -> str | None:
+    """None: there is no such user."""
+    found = conn.execute("SELECT password_hash FROM users WHERE user_id = ?", (user,)).fetchone()
+    return str(found[0]) if found else None
+
+
+def add_user(conn: Connection, user: Address, hashed: str, now: int) -> bool:
+    """A new user; False if there is one of that name."""
+    added = conn.execute(
+        "INSERT INTO users (user_id, password_hash, created_ts) VALUES (?, ?, ?) ON CONFLICT (user_id) DO NOTHING",
+        (user, hashed, now),
+    )
+    return added.rowcount == 1
+
+
+def new_device_id() -> str:
+    return "".join(chr(ord("A") + random_index(26)) for _ in range(DEVICE_ID_LETTERS))
+
+
+def log_in(conn: Connection, user: Address, device: str, name: str | None, now: int) -> str | None:
+    """A new token for a device, which is made if it is not there; of one that is, the name stays and the old tokens
+    end. None: the user has too many devices."""
+    if not has_device(conn, user, device):
+        (count,) = conn.execute("SELECT COUNT(*) FROM devices WHERE user_id = ?", (user,)).fetchone()
+        if count >= MAX_DEVICES:
+            return None
+        conn.execute(
+            "INSERT INTO devices (user_id, device_id, display_name, created_ts) VALUES (?, ?, ?, ?)",
+            (user, device, name, now),
+        )
+        lists.changed(conn, user, [device], now)
+    conn.execute("DELETE FROM tokens WHERE user_id = ? AND device_id = ?", (user, device))
+    token = new_token(user)
+    conn.execute(
+        "INSERT INTO tokens (user_id, token_hash, device_id, created_ts) VALUES (?, ?, ?, ?)",
+        (user, _digest(token), device, now),
+    )
+    return token
+
+
+def has_device(conn: Connection, user: str, device: str) -> bool:
+    key = (user, device)
+    return conn.execute("SELECT 1 FROM devices WHERE user_id = ? AND device_id = ?", key).fetchone() is not None
+
+
+def devices(conn: Connection, user: str) -> list[DeviceRow]:
+    rows = conn.execute(
+        "SELECT device_id, display_name FROM devices WHERE user_id = ? ORDER BY device_id", (user,)
+    ).fetchall()
+    return [DeviceRow(*row) for row in rows]
+
+
+def rename(conn: Connection, user: Address, device: str, name: str | None, now: int) -> bool:
+    """False: there is no such device."""
+    renamed = conn.execute(
+        "UPDATE devices SET display_name = ? WHERE user_id = ? AND device_id = ?", (name, user, device)
+    )
+    if renamed.rowcount:
+        lists.changed(conn, user, [device], now)
+    return renamed.rowcount == 1
+
+
+def remove_devices(conn: Connection, user: Address, ids: list[str], now: int) -> list[str]:
+    """Remove devices with all that belongs to them; those that were there."""
+    gone = [device for device in dict.fromkeys(ids) if has_device(conn, user, device)]
+    for table in _DEVICE_TABLES:
+        conn.executemany(
+            f"DELETE FROM {table} WHERE user_id = ? AND device_id = ?", [(user, device) for device in gone]
+        )
+    if gone:
+        lists.changed(conn, user, gone, now)
+    return gone
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _encode(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")
