@@ -35,8 +35,10 @@ class _Conversation:
         self._in_session = False  # what was typed last
 
     async def run(self) -> None:
-        attending = offers.attend(self._client, self._ask, only=self._to)
-        await online.side_by_side(self._hear(), self._speak(), attending)
+        works = [self._hear(), self._speak()]
+        if not self._to.is_matrix:
+            works.append(offers.attend(self._client, self._ask, only=self._to))
+        await online.side_by_side(*works)
 
     async def _hear(self) -> None:
         """What this contact says, and what our other devices say to them. Messages of others stay in the inbox."""
@@ -64,14 +66,18 @@ class _Conversation:
                     raise
 
     async def _say(self, line: str) -> None:
-        session = await self._client.sessions.with_peer(self._to)
-        in_session = session is not None and session.own == self._client.engine.own
+        in_session = not self._to.is_matrix and await self._has_session()
         if self._in_session and not in_session:
             show.note("  (sent outside the session, which is over)")
         self._in_session = in_session
         sent = await self._client.send(self._to, line, scheme="esession" if in_session else "")
         if not sent.arrived:
             show.note("  (queued: the server does not have it yet)")
+
+    async def _has_session(self) -> bool:
+        """Whether this program holds an open session with them."""
+        session = await self._client.sessions.with_peer(self._to)
+        return session is not None and session.own == self._client.engine.own
 
     async def _ask(self, question: str) -> bool | None:
         """The next line that is typed answers, and is not sent."""

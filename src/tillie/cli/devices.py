@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from tillie.cli import show
+from tillie.cli.accounts import network_of
 from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, contact
 from tillie.errors import UsageError
 
@@ -55,7 +56,8 @@ def show_(
     elif offline:
         show.note(f"No device of {target} is known.")
     else:
-        show.note(f"{target} has no device that reads OMEMO 2, and no OpenPGP key.")
+        what = "has published keys" if target.is_matrix else "reads OMEMO 2, and no OpenPGP key"
+        show.note(f"{target} has no device that {what}.")
 
 
 def keys_of(
@@ -65,7 +67,7 @@ def keys_of(
     from tillie.cli import online, unlock
 
     whose = contact(address) if address else None
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, network_of(whose) if whose else None) as ours:
         target = whose or ours.address
 
         async def work(client: Client, _: Lines) -> list[KnownKey]:
@@ -135,18 +137,24 @@ def show_keys(keys: list[KnownKey]) -> None:
     """A table, and under it the fingerprints, which are too long for one."""
     from tillie.wire.display import printable
 
-    rows = [
-        (name_of(key), trust_of(key), state_of(key), printable(key.petname or key.device.label, 40)) for key in keys
-    ]
+    rows = [(name_of(key), trust_of(key), state_of(key), printable(_label_of(key), 40)) for key in keys]
     show.table(("device", "trust", "state", "label"), rows)
     show.line()
     for key in keys:
         if key.fingerprint:  # an OpenPGP key's begins with its name
-            show.line(f"{name_of(key) if key.scheme == 'omemo' else '':>10}  {key.fingerprint}")
+            show.line(f"{name_of(key) if key.scheme in ('omemo', 'olm') else '':>10}  {key.fingerprint}")
+
+
+def _label_of(key: KnownKey) -> str:
+    return key.petname or (key.device.label if key.scheme != "olm" else "")
 
 
 def name_of(key: KnownKey) -> str:
     """What a key is called in lists and as an argument: the device's id, or the first 16 digits of its fingerprint."""
+    from tillie.wire.display import printable
+
+    if key.scheme == "olm":
+        return printable(key.device.label, 40) or "-"
     if key.scheme == "openpgp":
         return key.fingerprint.replace(" ", "")[:16]
     if key.scheme == "esession":
@@ -155,7 +163,7 @@ def name_of(key: KnownKey) -> str:
 
 
 def trust_of(key: KnownKey) -> str:
-    here = "this device" if key.scheme == "omemo" else "yours, here"
+    here = "this device" if key.scheme in ("omemo", "olm") else "yours, here"
     return here if key.this else key.trust.value if key.device.key else "no key yet"
 
 
@@ -186,13 +194,19 @@ def _openpgp_state(key: KnownKey) -> str:
     return f"OpenPGP{active}{'' if key.listed else ', not announced'}"
 
 
+def _id_of(key: KnownKey) -> int | str | None:
+    """A device's id as its network has it; None for a key that no device shows any more, and for other keys."""
+    ids: dict[str, int | str] = {"omemo": key.device.id, "olm": key.device.label}
+    return ids.get(key.scheme) or None
+
+
 def key_as_json(key: KnownKey) -> dict[str, Any]:
     return {
         "address": key.device.address,
         "scheme": key.scheme,
-        "device": key.device.id or None if key.scheme == "omemo" else None,
+        "device": _id_of(key),
         "fingerprint": key.fingerprint,
-        "label": key.device.label,
+        "label": key.device.label if key.scheme != "olm" else "",
         "petname": key.petname,
         "trust": key.trust.value,
         "decided": key.decided,

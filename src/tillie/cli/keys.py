@@ -61,7 +61,7 @@ def list_(
         _show_key(key)
     if not keys:
         show.note(f"No key of {target} is known.")
-    wants_openpgp = scheme in (None, SchemeName.OPENPGP)
+    wants_openpgp = scheme in (None, SchemeName.OPENPGP) and not target.is_matrix
     if mine and wants_openpgp and not any(key.scheme == "openpgp" and key.this for key in keys):
         show.note(
             "There is no OpenPGP key here: 'tillie keys generate' makes one, 'tillie keys restore' brings it back."
@@ -69,14 +69,14 @@ def list_(
 
 
 def _show_key(key: KnownKey) -> None:
-    from tillie.cli.devices import state_of, trust_of
+    from tillie.cli.devices import name_of, state_of, trust_of
     from tillie.wire.display import printable
 
     show.line(
         show.paint(key.fingerprint or (f"({key.device.name})" if key.device.key else "(no key known yet)"), "bold")
     )
-    kind = f"OMEMO, device {key.device.id or '-'}" if key.scheme == "omemo" else ""
-    show.line("  " + " · ".join(filter(None, (kind, state_of(key), trust_of(key)))))
+    kinds = {"omemo": f"OMEMO, device {key.device.id or '-'}", "olm": f"Matrix, device {name_of(key)}"}
+    show.line("  " + " · ".join(filter(None, (kinds.get(key.scheme), state_of(key), trust_of(key)))))
     if key.info is not None and key.info.created is not None:
         until = f", expires {show.clock(key.info.expires)}" if key.info.expires is not None else ""
         show.line(f"  made {show.clock(key.info.created)}{until}")
@@ -364,6 +364,8 @@ def restore(
 def _require_openpgp(scheme: SchemeName, why_not_omemo: str) -> None:
     if scheme is SchemeName.OMEMO:
         raise UsageError(why_not_omemo)
+    if scheme is SchemeName.OLM:
+        raise UsageError("A Matrix device makes its keys by itself, and publishes them at each connection.")
     if scheme is SchemeName.ESESSION:
         raise UsageError(
             "A key for sessions is on this machine alone, and published nowhere.",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tillie.cli import exits, show
+from tillie.cli.accounts import Network, network_of
 from tillie.cli.options import (
     AccountOption,
     AnswerName,
@@ -33,7 +34,9 @@ AnswerOption = Annotated[
     AnswerName | None,
     typer.Option(help="Who gets an answer to an offer of an encrypted session; else as in the settings."),
 ]
-MAX_TEXT_BYTES = 120_000  # what fits a sealed stanza; checked before anything is asked of the network
+# What fits a sealed stanza, and a sealed event of Matrix; checked before anything is asked of the network.
+MAX_TEXT_BYTES = 120_000
+MAX_MATRIX_TEXT_BYTES = 40_000
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +52,9 @@ def send(
     text: Annotated[
         str | None, typer.Argument(metavar="[TEXT|-]", help="What to say; '-' or nothing reads standard input.")
     ] = None,
-    scheme: Annotated[SchemeName, typer.Option(help="How to seal it.")] = SchemeName.OMEMO,
+    scheme: Annotated[
+        SchemeName | None, typer.Option(help="How to seal it; else omemo on XMPP, olm on Matrix.", show_default=False)
+    ] = None,
     report: Annotated[bool, typer.Option("--report", help="Show what became of each device.")] = False,
     json: JsonOption = False,
     account: AccountOption = None,
@@ -63,15 +68,17 @@ def send(
     Examples: tillie send bob@example.net "Tea at four?" · fortune | tillie send bob@example.net -
     """
     to = contact(address)
-    said = _text_to_send(text)
+    network = network_of(to)
+    _require_scheme_of(network, scheme)
+    said = _text_to_send(text, MAX_MATRIX_TEXT_BYTES if to.is_matrix else MAX_TEXT_BYTES)
     from tillie.cli import online, unlock
 
     async def work(client: Client, _: Lines) -> tuple[Sent, Session | None, bool]:
-        sent = await client.send(to, said, scheme=scheme.value)
+        sent = await client.send(to, said, scheme=scheme.value if scheme is not None else "")
         session = await client.sessions.get(sent.sealed.way.thread) if sent.sealed.way else None
         return sent, session, session is not None and session.own == client.engine.own
 
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, network) as ours:
         sent, session, is_new = online.run(ours, unlock.password(ours), work, ask=text not in (None, "-"))
     if json:
         show.as_json(_sent_as_json(to, sent, session))
@@ -83,16 +90,25 @@ def send(
         raise typer.Exit(exits.QUEUED)
 
 
-def _text_to_send(text: str | None) -> str:
+def _require_scheme_of(network: Network, scheme: SchemeName | None) -> None:
+    if scheme is not None and (scheme is SchemeName.OLM) != (network is Network.MATRIX):
+        usual = "Olm" if network is Network.MATRIX else "OMEMO"
+        raise UsageError(
+            f"On {network.value} nothing is sealed with '{scheme.value}'.",
+            hint=f"Leave --scheme out: {usual} is the usual one there.",
+        )
+
+
+def _text_to_send(text: str | None, most: int) -> str:
     if text in (None, "-"):
         if text is None and show.is_conversation():
             show.note("Write the message; end it with Ctrl-D on a line of its own.")
-        text = sys.stdin.read(MAX_TEXT_BYTES + 1).removesuffix("\n")
+        text = sys.stdin.read(most + 1).removesuffix("\n")
     assert text is not None
     if not text.strip():
         raise UsageError("There is nothing to send: the message is empty.")
-    if len(text.encode(errors="replace")) > MAX_TEXT_BYTES:
-        raise UsageError(f"A message has at most {MAX_TEXT_BYTES} bytes.")
+    if len(text.encode(errors="replace")) > most:
+        raise UsageError(f"A message has at most {most} bytes.")
     return text
 
 
@@ -143,7 +159,9 @@ def show_report(report: tuple[DeviceReport, ...], *, in_full: bool) -> None:
 
 
 def _name(device: Device) -> str:
-    return device.name.partition(" ")[2]
+    from tillie.wire.display import printable
+
+    return printable(device.name.partition(" ")[2], 40)
 
 
 def _why(text: str) -> str:
@@ -166,16 +184,23 @@ def _sent_as_json(to: Address, sent: Sent, session: Session | None) -> dict[str,
 
 
 def report_as_json(report: DeviceReport) -> dict[str, Any]:
-    from tillie.trust.fingerprint import fingerprint
+    from tillie.trust import fingerprint
 
     device = report.device
     return {
         "address": device.address,
-        "device": None if device.is_openpgp or device.is_session else device.id,
-        "fingerprint": fingerprint(device.key) if device.key else "",
+        "device": _id_of(device),
+        "fingerprint": fingerprint.of(device),
         "sealed": report.sealed,
         "why": report.why,
     }
+
+
+def _id_of(device: Device) -> int | str | None:
+    """A device's id as its network has it: a number, on Matrix a string. None for a key without one."""
+    if device.address.is_matrix:
+        return device.label
+    return None if device.is_openpgp or device.is_session else device.id
 
 
 # -- listen ---------------------------------------------------------------------------------------------------------
@@ -212,13 +237,15 @@ def listen(
 
     async def work(client: Client, lines: Lines) -> None:
         show.note(f"Listening as {client.account.address}. Ctrl-C leaves.")
+        works = [show_messages(client)]
+        if not client.account.address.is_matrix:
+            works.append(offers.attend(client, lambda question: session_talk.ask(lines, question), json=json))
         async with session_record.recorded(client, transcript):
-            attending = offers.attend(client, lambda question: session_talk.ask(lines, question), json=json)
-            await online.side_by_side(show_messages(client), attending)
+            await online.side_by_side(*works)
 
     with unlock.account(account, passphrase_file) as ours:
         password = unlock.password(ours)
-        offers.decide(ours, answer)
+        offers.decide(ours, answer, transcript)
         online.run(ours, password, work, listening=True)
 
 
@@ -259,16 +286,18 @@ def _mark(trust: str, scheme: str) -> str:
 
 def delivery_as_json(delivery: Delivery) -> dict[str, Any]:
     from tillie.client import text_of
-    from tillie.trust.fingerprint import fingerprint
+    from tillie.model import Address
+    from tillie.trust import fingerprint
     from tillie.wire.time import format_datetime
 
+    is_olm = delivery.scheme == "olm"
     return {
         "kind": delivery.kind,
         "from": delivery.address,
         "to": delivery.to,
-        "device": delivery.device if delivery.scheme == "omemo" else None,
-        "fingerprint": fingerprint(delivery.key) if delivery.key else "",
-        "label": delivery.label,
+        "device": delivery.label or None if is_olm else delivery.device if delivery.scheme == "omemo" else None,
+        "fingerprint": fingerprint.of_key(Address(delivery.address), delivery.key),
+        "label": "" if is_olm else delivery.label,
         "trust": delivery.trust,
         "time": format_datetime(delivery.time) if delivery.time is not None else None,
         "text": text_of(delivery.content) if delivery.content else "",
@@ -300,10 +329,11 @@ def chat(
     """
     from tillie.cli import chatting, files, offers, unlock
 
+    to = contact(address)
     files.check_output(transcript, force=False)
-    with unlock.account(account, passphrase_file) as ours:
-        offers.decide(ours, answer)
-        chatting.run(ours, unlock.password(ours), contact(address), transcript)
+    with unlock.account(account, passphrase_file, network_of(to)) as ours:
+        offers.decide(ours, answer, transcript)
+        chatting.run(ours, unlock.password(ours), to, transcript)
 
 
 # -- history --------------------------------------------------------------------------------------------------------
@@ -319,8 +349,9 @@ def history(
     """Show what was said with somebody. As this machine keeps it in its encrypted store."""
     from tillie.cli import unlock
 
-    with unlock.account(account, passphrase_file) as ours:
-        entries = ours.history(contact(address), last)
+    whose = contact(address)
+    with unlock.account(account, passphrase_file, network_of(whose)) as ours:
+        entries = ours.history(whose, last)
         for entry in entries:
             if json:
                 show.as_json(_entry_as_json(entry))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import msgspec
 
@@ -11,15 +12,23 @@ from tillie.account import Account
 from tillie.cli import session_talk, session_views, show
 from tillie.cli.options import AnswerName
 from tillie.client import LISTEN_SECONDS, Client
-from tillie.errors import TillieError
+from tillie.errors import TillieError, UsageError
 from tillie.model import Address
 from tillie.sessions import ASKED, Session
 
 Ask = Callable[[str], Awaitable[bool | None]]
 
 
-def decide(ours: Account, answer: AnswerName | None) -> None:
-    """Who gets an answer from this program: as given, else as in the settings. "ask" needs somebody to ask."""
+def decide(ours: Account, answer: AnswerName | None, transcript: Path | None) -> None:
+    """Who gets an answer from this program: as given, else as in the settings. "ask" needs somebody to ask. Raises
+    `UsageError` if something was given, and there are no sessions: on Matrix."""
+    if ours.address.is_matrix:
+        if answer is not None or transcript is not None:
+            raise UsageError(
+                f"There are no encrypted sessions on Matrix, where {ours.address} is.",
+                hint="Leave out --answer and --transcript.",
+            )
+        return
     chosen = answer.value if answer is not None else ours.settings.sessions.answer
     if chosen == AnswerName.ASK.value and not show.is_conversation():
         chosen = AnswerName.CONTACTS.value

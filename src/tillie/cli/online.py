@@ -15,7 +15,7 @@ from tillie.cli.terminal import Lines
 from tillie.client import Client
 from tillie.errors import AuthenticationFailed
 from tillie.model import Decide, Decided, Notice, Trust
-from tillie.trust.fingerprint import fingerprint
+from tillie.trust import fingerprint
 from tillie.wire.display import printable
 
 T = TypeVar("T")
@@ -91,12 +91,12 @@ async def ask_person(need: Decide, lines: Lines) -> Sequence[Decided]:
         show.note("That is so with a new telephone, and when somebody sits between you. Ask them before you trust it.")
     decided = []
     for device in need.devices:
-        label = f' "{printable(device.label, 60)}"' if device.label else ""
-        show.note(f"{device.address}, {device.name}{label}:")
+        label = f' "{printable(device.label, 60)}"' if device.label and not device.address.is_matrix else ""
+        show.note(f"{device.address}, {printable(device.name, 60)}{label}:")
         if device.is_session:
             show.note(f"  The other end of a session. To compare strings first: tillie verify {device.address}")
         else:
-            show.note(f"  {fingerprint(device.key)}")
+            show.note(f"  {fingerprint.of(device)}")
         trust = await _answer(lines, may_verify=not device.is_session)
         if trust is None:
             return ()

@@ -19,7 +19,7 @@ from tillie.cli.terminal import Lines
 from tillie.client import Client
 from tillie.errors import AuthenticationFailed, NetworkError, StoreError
 from tillie.model import Address, Device, Key
-from tillie.trust.fingerprint import fingerprint
+from tillie.trust import fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,4 +115,4 @@ async def _our_device(client: Client, _: Lines) -> Device:
 
 
 def fingerprint_of(device: Device) -> str:
-    return fingerprint(device.key)
+    return fingerprint.of(device)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tillie.cli import show
+from tillie.cli.accounts import Network, network_of
 from tillie.cli.options import (
     AccountOption,
     Contact,
@@ -16,6 +17,7 @@ from tillie.cli.options import (
     PassphraseFile,
     PolicyName,
     contact,
+    contact_on_xmpp,
 )
 from tillie.errors import UsageError
 from tillie.model import Trust
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from tillie.client import Client
     from tillie.model import Address
 
-MAX_ID_DIGITS = 10  # of a device's id
+MAX_ID_DIGITS = 10  # of an OMEMO device's id
 
 group = typer.Typer(no_args_is_help=True, help="What you think of people's keys.")
 
@@ -48,8 +50,9 @@ def list_(
     from tillie.cli import unlock
     from tillie.cli.devices import key_as_json, show_keys
 
-    with unlock.account(account, passphrase_file) as ours:
-        for whose in [contact(address)] if address else ours.addresses():
+    wanted = contact(address) if address else None
+    with unlock.account(account, passphrase_file, network_of(wanted) if wanted else None) as ours:
+        for whose in [wanted] if wanted else ours.addresses():
             keys = [key for key in ours.keys(whose) if key.device.key]
             if json:
                 for key in keys:
@@ -83,9 +86,9 @@ def name(
     from tillie.cli.devices import name_of
     from tillie.wire.display import printable
 
-    whose = contact(address)
-    is_meant = _meant(client)
-    with unlock.account(account, passphrase_file) as ours:
+    whose = contact_on_xmpp(address)
+    is_meant = _meant(whose, client)
+    with unlock.account(account, passphrase_file, Network.XMPP) as ours:
         keys = [key for key in ours.keys(whose) if key.scheme == "esession" and not key.this and is_meant(key)]
         if not keys:
             raise UsageError(
@@ -108,16 +111,17 @@ def distrust(
     """Never seal for a key again: a lost telephone, or one that is not your contact's."""
     from tillie.cli import unlock
     from tillie.cli.devices import name_of
+    from tillie.wire.display import printable
 
     whose = contact(address)
-    with unlock.account(account, passphrase_file) as ours:
+    with unlock.account(account, passphrase_file, network_of(whose)) as ours:
         keys = known_keys(ours, whose, device)
         if device is None and len(keys) > 1:
             names = ", ".join(name_of(key) for key in keys)
             raise UsageError(f"{whose} has several devices: {names}.", hint="Name the one you mean.")
         for key in keys:
             ours.decide(whose, key.device.key, Trust.DISTRUSTED)
-    show.line(f"{_capital(keys[0].device.name)} of {whose} gets nothing more from this account.")
+    show.line(f"{_capital(printable(keys[0].device.name))} of {whose} gets nothing more from this account.")
 
 
 @group.command()
@@ -151,7 +155,7 @@ def known_keys(
     async def work(client: Client, _: Lines) -> list[KnownKey]:
         return await client.devices(whose)
 
-    is_meant = _meant(device)
+    is_meant = _meant(whose, device)
 
     def is_usable(key: KnownKey) -> bool:
         counts = revoked or key.info is None or not key.info.revoked
@@ -169,12 +173,15 @@ def known_keys(
     return keys
 
 
-def _meant(device: str | None) -> Callable[[KnownKey], bool]:
-    """Whether a key is the one that was typed. Only OMEMO devices have ids that can be typed: others can be forged."""
+def _meant(whose: Address, device: str | None) -> Callable[[KnownKey], bool]:
+    """Whether a key is the one that was typed. Devices of OMEMO and on Matrix have ids that can be typed: those of
+    other keys can be forged."""
     from tillie.trust import fingerprint
 
     if device is None:
         return lambda key: True
+    if whose.is_matrix:
+        return lambda key: key.device.label == device
     if device.isascii() and device.isdigit() and len(device) <= MAX_ID_DIGITS:
         return lambda key: key.scheme == "omemo" and key.device.id == int(device)
     wanted = fingerprint.prefix(device)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tillie.cli import exits, show
+from tillie.cli.accounts import network_of
 from tillie.cli.options import AccountOption, Contact, DeviceArgument, PassphraseFile, contact
 from tillie.errors import UsageError
 from tillie.model import Trust
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from tillie.schemes.esession import Session
 
 FingerprintOption = Annotated[
-    str, typer.Option(metavar="HEX", help="What your contact read to you, all of it; nothing is asked then.")
+    str, typer.Option(metavar="FINGERPRINT", help="What your contact read to you, all of it; nothing is asked then.")
 ]
 StringOption = Annotated[
     str, typer.Option(metavar="STRING", help="The string of your open session, as your contact read it to you.")
 ]
-UriOption = Annotated[str, typer.Option(metavar="URI", help="The 'xmpp:' link of your contact's QR code.")]
+UriOption = Annotated[
+    str, typer.Option(metavar="URI", help="The 'xmpp:' or 'matrix:' link of your contact's code to scan.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -40,7 +43,8 @@ def verify(
 ) -> None:
     """Make sure who is at the other end. Compare what is shown, face to face or on the telephone, then say so.
 
-    With an open session that is its short string; else, and after it, the fingerprints of keys (OMEMO, OpenPGP).
+    With an open session that is its short string; else, and after it, the fingerprints of keys (OMEMO, OpenPGP, the
+    devices of somebody on Matrix).
 
     Examples: tillie verify bob@example.net · tillie verify bob@example.net --uri 'xmpp:bob@example.net?omemo-sid-...'
     """
@@ -49,8 +53,13 @@ def verify(
     if sum(map(bool, (fingerprint, string, uri))) > 1:
         raise UsageError("Give one of --fingerprint, --string and --uri.")
     whose = contact(address)
-    with unlock.account(account, passphrase_file) as ours:
-        sessions = [] if device or fingerprint else strings.comparable(ours, whose)
+    if whose.is_matrix and (string or strings.is_link(uri)):
+        raise UsageError(
+            "There are no encrypted sessions on Matrix, and so no strings of them.",
+            hint="Compare fingerprints: --fingerprint FINGERPRINT, or --uri 'matrix:...'.",
+        )
+    with unlock.account(account, passphrase_file, network_of(whose)) as ours:
+        sessions = [] if device or fingerprint or whose.is_matrix else strings.comparable(ours, whose)
         if string or strings.is_link(uri):
             strings.match(ours, whose, sessions, typed=string, link=uri)
         elif fingerprint or uri:
@@ -58,7 +67,7 @@ def verify(
         elif not show.is_conversation():
             raise UsageError(
                 "There is nobody to ask whether it is the same.",
-                hint="Give what you got: --string STRING of an open session, or --fingerprint HEX.",
+                hint="Give what you got: --string STRING of an open session, or --fingerprint FINGERPRINT.",
             )
         elif _ask(ours, whose, device, sessions):
             raise typer.Exit(exits.DECISION)
@@ -69,7 +78,7 @@ def _match(ours: Account, whose: Address, device: str | None, fingerprint: str, 
     from tillie.cli.trust import known_keys
 
     wanted = verifying.fingerprints_in(uri, whose) if uri else {}
-    verified = verifying.match(known_keys(ours, whose, device, revoked=False), fingerprint, wanted)
+    verified = verifying.match(whose, known_keys(ours, whose, device, revoked=False), fingerprint, wanted)
     for key in verified:
         ours.decide(whose, key.device.key, Trust.VERIFIED)
     show.line(f"{len(verified)} key{'s' * (len(verified) != 1)} of {whose} verified.")

@@ -5,60 +5,83 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from urllib.parse import quote, unquote
 
 from tillie.account import Account, KnownKey
 from tillie.cli import links, show
 from tillie.errors import NotTrusted, UsageError
 from tillie.model import Address, Device, Trust
-from tillie.trust.fingerprint import fingerprint, normalise
+from tillie.trust import fingerprint
 from tillie.wire.display import printable
 
 _KINDS = {"openpgp": "OpenPGP key", "esession": "key for sessions"}
-_PARAMETER = re.compile(r"omemo-sid-([0-9]{1,10})=([0-9a-fA-F]{64})")
+_OMEMO = re.compile(r"omemo-sid-([0-9]{1,10})=([0-9a-fA-F]{64})")
+# "Custom query parameters can be specified using the Common Namespaced Identifier format": a device's id, a colon, and
+# its Ed25519 key in unpadded Base64.
+_MATRIX = "org.tillie.device"
 
 
 def uri_of(devices: Iterable[Device]) -> str:
-    """An "xmpp:" link with the fingerprints of one account's devices, as clients put it into QR codes."""
-    known = list(devices)
-    pairs = [f"omemo-sid-{device.id}={fingerprint(device.key).replace(' ', '')}" for device in known]
-    return links.write(known[0].address, ";".join(pairs))
+    """A link with the fingerprints of one account's devices: "xmpp:" as clients put it into QR codes, or "matrix:"."""
+    known = [(device, fingerprint.of(device).replace(" ", "")) for device in devices]
+    address = known[0][0].address
+    if address.is_matrix:
+        return links.write(
+            address, "&".join(f"{_MATRIX}={quote(f'{each.label}:{key}', safe='')}" for each, key in known)
+        )
+    return links.write(address, ";".join(f"omemo-sid-{each.id}={digits}" for each, digits in known))
 
 
-def fingerprints_in(uri: str, whose: Address) -> dict[int, str]:
+def fingerprints_in(uri: str, whose: Address) -> dict[str, str]:
     """The fingerprints in such a link, by device id. Raises `UsageError` if it is none, or somebody else's."""
     link = links.read(uri)
-    found = {int(number): normalise(digits) for number, digits in _PARAMETER.findall(link.query)} if link else {}
-    if link is None or not found:
-        raise UsageError(
-            "That is not a link with fingerprints.", hint="It looks like xmpp:bob@example.net?omemo-sid-..."
-        )
+    pairs: list[tuple[str, str]] = []
+    if link is not None:
+        pairs = _pairs_of_matrix(link.query) if whose.is_matrix else _OMEMO.findall(link.query)
+    if link is None or not pairs:
+        like = f"matrix:u/bob:example.net?{_MATRIX}=..." if whose.is_matrix else "xmpp:bob@example.net?omemo-sid-..."
+        raise UsageError("That is not a link with fingerprints.", hint=f"It looks like {like}")
     link.require_of(whose)
-    return found
+    return {device: fingerprint.normalise_for(whose, key) for device, key in pairs}
 
 
-def match(keys: list[KnownKey], typed: str, wanted: Mapping[int, str]) -> list[KnownKey]:
+def _pairs_of_matrix(query: str) -> list[tuple[str, str]]:
+    values = [
+        unquote(value) for name, _, value in (each.partition("=") for each in query.split("&")) if name == _MATRIX
+    ]
+    return [(device, key) for device, _, key in (value.rpartition(":") for value in values)]
+
+
+def id_of(key: KnownKey) -> str:
+    """What a device is called in links and as an argument; "" if it has no id that can be relied on: whoever makes an
+    OpenPGP key can give it any."""
+    if key.scheme == "olm":
+        return key.device.label
+    return str(key.device.id) if key.scheme == "omemo" else ""
+
+
+def match(whose: Address, keys: list[KnownKey], typed: str, wanted: Mapping[str, str]) -> list[KnownKey]:
     """The keys that have these fingerprints. Raises `NotTrusted` when one differs: then nothing is verified."""
     if typed:
-        digits = normalise(typed)
-        found = [key for key in keys if key.fingerprint == digits]
+        shown = fingerprint.normalise_for(whose, typed)
+        found = [key for key in keys if key.fingerprint == shown]
         if not found:
             raise NotTrusted(
                 "No known key has that fingerprint.",
                 hint="Ask your contact again. If it still differs, distrust the key: somebody may sit between you.",
             )
         return found
-    # OMEMO devices only: whoever makes an OpenPGP key can give it any id.
-    by_id = {key.device.id: key for key in keys if key.scheme == "omemo"}
-    for number, digits in wanted.items():
-        if number in by_id and by_id[number].fingerprint != digits:
+    by_id = {id_of(key): key for key in keys if id_of(key)}
+    for device, shown in wanted.items():
+        if device in by_id and by_id[device].fingerprint != shown:
             raise NotTrusted(
-                f"Device {number} shows another key than the link says.",
-                devices=(by_id[number].device,),
-                hint=f"Nothing was verified. Until you know why: tillie trust distrust ADDRESS {number}",
+                f"Device {device} shows another key than the link says.",
+                devices=(by_id[device].device,),
+                hint=f"Nothing was verified. Until you know why: tillie trust distrust {whose} {device}",
             )
-    found = [by_id[number] for number in wanted if number in by_id]
+    found = [by_id[device] for device in wanted if device in by_id]
     if not found:
-        raise NotTrusted("None of the devices in that link is known here.", hint="See 'tillie devices ADDRESS'.")
+        raise NotTrusted("None of the devices in that link is known here.", hint=f"See 'tillie devices {whose}'.")
     return found
 
 
@@ -69,8 +92,8 @@ def ask(ours: Account, whose: Address, keys: list[KnownKey]) -> int:
     show.line(f"{whose} must see exactly this. Compare it face to face or on the telephone, not in this chat.")
     still_open = 0
     for key in keys:
-        label = f' "{printable(key.device.label, 60)}"' if key.device.label else ""
-        kind = _KINDS.get(key.scheme) or f"Device {key.device.id}"
+        label = f' "{printable(key.device.label, 60)}"' if key.device.label and key.scheme != "olm" else ""
+        kind = _KINDS.get(key.scheme) or f"Device {printable(id_of(key))}"
         show.line()
         show.line(f"{kind[:1].upper()}{kind[1:]}{label}, now {key.trust.value}:")
         show.line(f"  {show.paint(key.fingerprint, 'bold')}")
@@ -87,9 +110,9 @@ def _show_own(ours: Account, whose: Address, keys: list[KnownKey]) -> None:
     """Our fingerprints, of each kind of key that is compared."""
     kinds = {key.scheme for key in keys}
     mine = ours.own_device()
-    if mine is not None and "omemo" in kinds:
-        show.line(f"Your own key, for {whose} to compare or to scan (device {mine.id}):")
-        show.line(f"  {fingerprint(mine.key)}")
+    if mine is not None and not kinds.isdisjoint(("omemo", "olm")):
+        show.line(f"Your own key, for {whose} to compare or to scan ({printable(mine.name)}):")
+        show.line(f"  {fingerprint.of(mine)}")
         show.line()
         links.show_code(uri_of([mine]))
     for key in ours.keys(ours.address):
