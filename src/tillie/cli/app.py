@@ -18,6 +18,7 @@ from tillie.cli import (
     demo,
     devices,
     exits,
+    home,
     keys,
     messages,
     objects,
@@ -65,6 +66,7 @@ keys.register(app)
 objects.register(app)
 pubsub.register(app)
 backup.register(app)
+home.register(app)
 demo.register(app)
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tillie.crypto.random import random_bytes, random_index
 from tillie.home import lists
 from tillie.home.database import Connection
+from tillie.home.lists import Change
 from tillie.model import Address
 
 TOKEN_BYTES = 32
@@ -40,6 +41,13 @@ class Who(NamedTuple):
     device: str
 
 
+class LoggedIn(NamedTuple):
+    """A token, and whom to tell that there is a new device, if there is."""
+
+    token: str
+    change: Change | None
+
+
 class DeviceRow(NamedTuple):
     """A device as its owner sees it."""
 
@@ -60,9 +68,7 @@ def who(conn: Connection, token: str, server: str) -> Who | None:
     except ValueError:
         return None
     user = f"@{localpart}:{server}"
-    found = conn.execute(
-        "SELECT device_id FROM tokens WHERE user_id = ? AND token_hash = ?", (user, digest)
-    ).fetchone()
+    found = conn.execute("SELECT device_id FROM tokens WHERE user_id = ? AND token_hash = ?", (user, digest)).fetchone()
     return Who(Address(user), found[0]) if found else None
 
 
@@ -85,9 +91,10 @@ def new_device_id() -> str:
     return "".join(chr(ord("A") + random_index(26)) for _ in range(DEVICE_ID_LETTERS))
 
 
-def log_in(conn: Connection, user: Address, device: str, name: str | None, now: int) -> str | None:
+def log_in(conn: Connection, user: Address, device: str, name: str | None, now: int) -> LoggedIn | None:
     """A new token for a device, which is made if it is not there; of one that is, the name stays and the old tokens
     end. None: the user has too many devices."""
+    change = None
     if not has_device(conn, user, device):
         (count,) = conn.execute("SELECT COUNT(*) FROM devices WHERE user_id = ?", (user,)).fetchone()
         if count >= MAX_DEVICES:
@@ -103,7 +110,7 @@ def log_in(conn: Connection, user: Address, device: str, name: str | None, now: 
         "INSERT INTO tokens (user_id, token_hash, device_id, created_ts) VALUES (?, ?, ?, ?)",
         (user, _digest(token), device, now),
     )
-    return token
+    return LoggedIn(token, change)
 
 
 def has_device(conn: Connection, user: str, device: str) -> bool:
@@ -118,8 +125,8 @@ def devices(conn: Connection, user: str) -> list[DeviceRow]:
     return [DeviceRow(*row) for row in rows]
 
 
-def rename(conn: Connection, user: Address, device: str, name: str | None, now: int) -> bool:
-    """False: there is no such device."""
+def rename(conn: Connection, user: Address, device: str, name: str | None, now: int) -> Change | None:
+    """None: there is no such device."""
     renamed = conn.execute(
         "UPDATE devices SET display_name = ? WHERE user_id = ? AND device_id = ?", (name, user, device)
     )
@@ -128,8 +135,8 @@ def rename(conn: Connection, user: Address, device: str, name: str | None, now: 
     return renamed.rowcount == 1
 
 
-def remove_devices(conn: Connection, user: Address, ids: list[str], now: int) -> list[str]:
-    """Remove devices with all that belongs to them; those that were there."""
+def remove_devices(conn: Connection, user: Address, ids: list[str], now: int) -> Change | None:
+    """Remove devices with all that belongs to them. None: none of them was there."""
     gone = [device for device in dict.fromkeys(ids) if has_device(conn, user, device)]
     for table in _DEVICE_TABLES:
         conn.executemany(

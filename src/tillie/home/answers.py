@@ -23,7 +23,15 @@ CORS = {
     "Access-Control-Allow-Headers": "X-Requested-With, Content-Type, Authorization",
 }
 
-_encode = msgspec.json.Encoder().encode
+
+def _plain(value: object) -> str:
+    """An address is a string of a kind of its own."""
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(type(value))
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 
 class Refused(Exception):

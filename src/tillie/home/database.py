@@ -79,16 +79,14 @@ class Database:
         try:
             results = await loop.run_in_executor(self._thread, _run, self._writer, batch)
             self.fault = ""
-        except sqlite3.Error as error:
-            self.fault = str(error)
-            results = [StoreUnwritable(self.fault) for _ in batch]
         except Exception as error:  # noqa: BLE001  the commit failed: nobody was told that anything is done
+            self.fault = str(error)
             results = [error] * len(batch)
         for step, result in zip(batch, results, strict=True):
             if step.done.cancelled():
                 continue
             if isinstance(result, BaseException):
-                step.done.set_exception(result)
+                step.done.set_exception(StoreUnwritable(str(result)) if _is_disk(result) else result)
             else:
                 step.done.set_result(result[0])
 
@@ -111,7 +109,7 @@ def _run(conn: Connection, batch: list[_Step]) -> list[Any]:
             conn.execute("SAVEPOINT step")
             try:
                 results.append((step.work(conn),))
-            except Exception as error:  # noqa: BLE001  it is its caller's, who gets it
+            except Exception as error:
                 if not conn.in_transaction:  # SQLite gave all of it up: the disk is full
                     raise
                 conn.execute("ROLLBACK TO step")
@@ -123,6 +121,11 @@ def _run(conn: Connection, batch: list[_Step]) -> list[Any]:
             conn.execute("ROLLBACK")
         raise
     return results
+
+
+def _is_disk(error: BaseException) -> bool:
+    """Whether it is the disk's fault, or another process's; not our SQL's."""
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR
 
 
 def _open(path: Path) -> Connection:

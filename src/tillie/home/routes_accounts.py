@@ -1,5 +1,5 @@
-"""Registration, login, devices (client-server API, "Client Authentication", "Account registration", "Device Management"),
-and what everybody may ask: versions, .well-known, health."""
+"""Registration, login, devices (client-server API, "Client Authentication", "Account registration", "Device
+Management"), and what everybody may ask: versions, .well-known, health."""
 
 from __future__ import annotations
 
@@ -205,8 +205,10 @@ class _Accounts:
         name = _display_name(_typed(await strict_body(request, MAX_BODY), Rename).display_name)
         self._home.limit("uploads", who.user)
         now = self._home.now()
-        if not await self._home.db.write(lambda conn: accounts.rename(conn, who.user, wanted, name, now)):
+        change = await self._home.db.write(lambda conn: accounts.rename(conn, who.user, wanted, name, now))
+        if change is None:
             raise _no_device()
+        self._home.tell(change)
         return answer({})
 
     async def remove(self, request: Request) -> Response:
@@ -268,15 +270,16 @@ class _Accounts:
 
     async def _log_in(self, user: Address, device: str, name: str | None) -> dict[str, str]:
         now = self._home.now()
-        token = await self._home.db.write(lambda conn: accounts.log_in(conn, user, device, name, now))
-        if token is None:
+        done = await self._home.db.write(lambda conn: accounts.log_in(conn, user, device, name, now))
+        if done is None:
             raise Refused(403, "M_FORBIDDEN", f"You have {accounts.MAX_DEVICES} devices; remove one first.")
-        return {"user_id": user, "access_token": token, "device_id": device, "home_server": self._home.server}
+        self._home.tell(done.change)
+        return {"user_id": user, "access_token": done.token, "device_id": device, "home_server": self._home.server}
 
     async def _remove(self, user: Address, devices: list[str]) -> None:
         now = self._home.now()
-        await self._home.db.write(lambda conn: accounts.remove_devices(conn, user, devices, now))
-        self._home.waiters.wake(user)
+        self._home.tell(await self._home.db.write(lambda conn: accounts.remove_devices(conn, user, devices, now)))
+        self._home.waiters.wake(user)  # whoever waits on a device that is gone
 
 
 def _typed(value: Object, kind: type[T]) -> T:

@@ -24,6 +24,7 @@ from tillie.home.config import Config
 from tillie.home.database import Database
 from tillie.home.interactive import Interactive
 from tillie.home.limits import Buckets
+from tillie.home.lists import Change
 from tillie.home.log import Log
 from tillie.home.passwords import Passwords
 from tillie.wire import base64
@@ -33,6 +34,7 @@ __all__ = ["Home", "Signer", "Waiters", "Who", "load_signer", "write_signing_key
 
 _BEARER = b"bearer "
 _VERSION = re.compile(r"[A-Za-z0-9_]{1,64}")
+
 
 @dataclass(frozen=True, slots=True)
 class Signer:
@@ -143,6 +145,11 @@ class Home:
         self.passwords.close()
         await self.db.close()
         self.log.flush()
+
+    def tell(self, change: Change | None) -> None:
+        """A change of a device list is committed: wake who waits for it."""
+        if change is not None:
+            self.waiters.wake(*change.users)
 
     def now(self) -> int:
         """Milliseconds since the epoch."""
