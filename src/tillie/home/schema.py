@@ -44,6 +44,7 @@ MIGRATIONS = (
         algorithm TEXT NOT NULL,
         position BIGINT NOT NULL,                  -- the order of uploads
         key_id TEXT NOT NULL,
+        public BYTEA NOT NULL,                     -- the 32 bytes: what makes two keys the same
         json BYTEA NOT NULL,
         PRIMARY KEY (user_id, device_id, algorithm, position)
     );
@@ -53,7 +54,7 @@ MIGRATIONS = (
         device_id TEXT NOT NULL,
         algorithm TEXT NOT NULL,
         key_id TEXT NOT NULL,
-        key_hash BYTEA NOT NULL,
+        public BYTEA NOT NULL,
         PRIMARY KEY (user_id, device_id, algorithm, key_id)
     );
     CREATE TABLE fallback_keys (
@@ -61,6 +62,7 @@ MIGRATIONS = (
         device_id TEXT NOT NULL,
         algorithm TEXT NOT NULL,
         key_id TEXT NOT NULL,
+        public BYTEA NOT NULL,
         json BYTEA NOT NULL,
         used INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (user_id, device_id, algorithm)

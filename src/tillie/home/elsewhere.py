@@ -1,0 +1,116 @@
+"""Device lists of users of other homes, as they are passed on: what their home signed is verified before this one signs
+it, too, and what it said of them is remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from tillie.directory import statements
+from tillie.directory.matrix import MAX_DEVICE_BYTES, MAX_DEVICES, Profile
+from tillie.directory.signed import verify_object
+from tillie.directory.statements import Statement
+from tillie.errors import BadSignature, Malformed
+from tillie.home import honesty
+from tillie.home.database import Connection
+from tillie.home.service import Home
+from tillie.model import Address
+from tillie.wire import canonical
+from tillie.wire.canonical import Object
+
+
+class Found(NamedTuple):
+    """A user's devices as JSON, and what the homes say of them; empty: nothing."""
+
+    devices: Mapping[str, bytes]
+    statement: bytes
+
+
+async def query(home: Home, profile: Profile, server: str, users: Collection[str], seconds: float) -> dict[str, Found]:
+    """Ask a server for all devices of users of its own. Raises `federation.transport.Failed`."""
+    if home.federation is None:
+        return {}
+    said = await home.federation.query(server, users, seconds)
+    maps, told = said.get("device_keys"), said.get(statements.MEMBER)
+    if not isinstance(maps, dict):
+        return {}
+    told = told if isinstance(told, dict) else {}
+    signing_keys = await home.federation.signing_keys(server) if told or profile.servers_sign else {}
+    found, heard = {}, {}
+    for user in users:
+        devices = maps.get(user)
+        if not isinstance(devices, dict) or len(devices) > MAX_DEVICES:
+            continue
+        statement = _statement(told.get(user), Address(user), devices, server, signing_keys)
+        shown = {name: each for name, each in devices.items() if _is_of(profile, each)}
+        is_whole = all(
+            name in shown or not each.get("keys") for name, each in devices.items() if isinstance(each, dict)
+        )
+        if profile.servers_sign:
+            shown = _signed(home, server, shown, signing_keys)
+        json = home.signer.sign(statement.source) if statement is not None and is_whole else None
+        found[user] = Found(_as_json(shown), canonical.encode(json) if json else b"")
+        heard[user] = statement
+    now = home.now()
+    await home.db.write(lambda conn: _remember(conn, heard, now))
+    return found
+
+
+def _is_of(profile: Profile, device: object) -> bool:
+    """Whether a device's keys are of this profile: only the draft's say until when they are valid. A device without
+    keys is shown in the draft alone."""
+    if not isinstance(device, dict):
+        return False
+    if not device.get("keys"):
+        return profile.dated
+    return ("valid_until_ts" in device) == profile.dated
+
+
+def _statement(
+    value: object, user: Address, devices: Object, server: str, signing_keys: Mapping[str, bytes]
+) -> Statement | None:
+    """What a home says of these devices, if it signed that, and says it of these."""
+    try:
+        statement = statements.read(value, user)
+        statements.verify(statement, server, signing_keys)
+        return statement if statement.hash == statements.map_hash(devices) else None
+    except (Malformed, BadSignature):
+        return None
+
+
+def _signed(home: Home, server: str, devices: Object, signing_keys: Mapping[str, bytes]) -> Object:
+    """The draft: "The JSON must be signed by both the homeserver of the user querying and the homeserver of the
+    device". Ours signs what the other signed, and nothing else is shown."""
+    found = {}
+    for name, each in devices.items():
+        try:
+            key_id = next(iter(set(each["signatures"][server]) & set(signing_keys)))
+            verify_object(each, server, key_id, signing_keys[key_id])
+            found[name] = home.signer.sign(each)
+        except (Malformed, BadSignature, KeyError, TypeError, StopIteration, AttributeError):
+            continue
+    return found
+
+
+def _as_json(devices: Object) -> dict[str, bytes]:
+    """Each device by itself: one that can't be written costs no other."""
+    found = {}
+    for name, each in devices.items():
+        try:
+            json = canonical.encode(each)
+        except Malformed:
+            continue
+        if len(json) <= MAX_DEVICE_BYTES:
+            found[name] = json
+    return found
+
+
+def _remember(conn: Connection, heard: Mapping[str, Statement | None], now: int) -> None:
+    for user, statement in heard.items():
+        if statement is not None:
+            honesty.record(conn, statement, now)
+        conn.execute(
+            "INSERT INTO remote_lists (user_id, sequence, json, fetched_ts, is_followed, is_stale, is_stated)"
+            " VALUES (?, 0, ?, ?, 0, 1, ?) ON CONFLICT (user_id) DO UPDATE SET is_stated = excluded.is_stated",
+            (user, b"{}", now, int(statement is not None)),
+        )

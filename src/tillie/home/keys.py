@@ -1,0 +1,283 @@
+"""Device keys, one-time keys and fallback keys of local users: checks at the door, and steps on the database.
+
+A home looks at the shape of one-time keys only: whoever claims one verifies it, and no home could do that for her.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from tillie.crypto import sign
+from tillie.directory import matrix as directory
+from tillie.directory.matrix import CURVE25519, SIGNED_CURVE25519, Profile
+from tillie.directory.signed import ED25519
+from tillie.errors import BadKey, BadSignature, Malformed
+from tillie.home import lists
+from tillie.home.accounts import Who
+from tillie.home.answers import Refused
+from tillie.home.database import Connection
+from tillie.home.lists import Change
+from tillie.wire import base64, canonical, matrix
+from tillie.wire.canonical import Object
+
+MAX_ONE_TIME_KEYS = 500  # of one device, waiting to be claimed
+MAX_KEY_BYTES = 4_096  # of one of them, as JSON
+
+Claimed = dict[str, dict[str, dict[str, msgspec.Raw]]]  # {user: {device: {"algorithm:id": key}}}
+
+
+class Key(NamedTuple):
+    """A one-time or fallback key as it was uploaded. Two are the same if their 32 public bytes are."""
+
+    id: str
+    public: bytes
+    json: bytes
+
+
+class Upload(NamedTuple):
+    """What a device uploads, its shape checked. `device_keys` is canonical JSON, or empty."""
+
+    device_keys: bytes
+    one_time: tuple[Key, ...]
+    fallback: tuple[Key, ...]
+
+
+class Uploaded(NamedTuple):
+    """How many one-time keys are there now, and the change of the device list, if it is one."""
+
+    counts: dict[str, int]
+    change: Change | None
+
+
+# -- at the door ----------------------------------------------------------------------------------------------------
+
+
+def read_upload(body: Object, who: Who, profile: Profile) -> Upload:
+    """The body of keys/upload (client-server API, "End-to-end encryption"). Raises `Refused`."""
+    device_keys = body.get("device_keys")
+    if "device_keys" in body and not isinstance(device_keys, dict):
+        raise Refused(400, "M_BAD_JSON", "device_keys is not an object.")
+    fallback = _members(body, "fallback_keys")
+    if len(fallback) > profile.fallback:
+        raise Refused(400, "M_INVALID_PARAM", "There are more fallback keys than one, or than this profile has.")
+    return Upload(
+        _device_keys(device_keys, who, profile) if device_keys is not None else b"",
+        tuple(_key(name, each, who, profile) for name, each in _members(body, "one_time_keys").items()),
+        tuple(_key(name, each, who, profile) for name, each in fallback.items()),
+    )
+
+
+def _members(body: Object, name: str) -> Object:
+    found = body.get(name)
+    if found is None:  # also null, which old clients write
+        return {}
+    if not isinstance(found, dict):
+        raise Refused(400, "M_BAD_JSON", f"{name} is not an object.")
+    return found
+
+
+def _device_keys(value: Object, who: Who, profile: Profile) -> bytes:
+    stored = {name: each for name, each in value.items() if name != "unsigned"}
+    json = canonical.encode(stored)
+    if len(json) > directory.MAX_DEVICE_BYTES:
+        raise Refused(400, "M_TOO_LARGE", f"Device keys have at most {directory.MAX_DEVICE_BYTES} bytes.")
+    try:
+        found = directory.read_device_keys(stored, who.user, who.device, profile)
+    except BadSignature as error:
+        raise Refused(400, "M_INVALID_SIGNATURE", f"The device keys are not sound: {error.detail}.") from None
+    except (Malformed, BadKey) as error:
+        raise Refused(400, "M_BAD_JSON", f"The device keys are not sound: {error.detail}.") from None
+    if not found.ed25519:
+        raise Refused(400, "M_BAD_JSON", "The device keys hold no key.")
+    return json
+
+
+def _key(name: str, value: object, who: Who, profile: Profile) -> Key:
+    try:
+        algorithm, key_id = matrix.split_key_id(name)
+        if algorithm != profile.one_time or not matrix.is_key_id(key_id):
+            raise Malformed(f"keys here are named {profile.one_time}:ID")
+        public = directory.check_curve(base64.decode_unpadded(_public(value, who, profile), size=directory.KEY))
+    except (Malformed, BadKey) as error:
+        raise Refused(400, "M_INVALID_PARAM", f"A one-time or fallback key is not sound: {error.detail}.") from None
+    json = msgspec.json.encode(value)
+    if len(json) > MAX_KEY_BYTES:
+        raise Refused(400, "M_TOO_LARGE", f"A key has at most {MAX_KEY_BYTES} bytes.")
+    return Key(key_id, public, json)
+
+
+def _public(value: object, who: Who, profile: Profile) -> object:
+    """The text of a key: by itself where keys are not signed, else in an object with a signature of the device."""
+    if not profile.signed:
+        return value
+    if not isinstance(value, dict) or not isinstance(value.get("fallback", False), bool):
+        raise Malformed("a key is not an object")
+    signatures = value.get("signatures")
+    by_user = signatures.get(who.user) if isinstance(signatures, dict) else None
+    signature = by_user.get(f"{ED25519}:{who.device}") if isinstance(by_user, dict) else None
+    base64.decode_unpadded(signature, size=sign.SIGNATURE)
+    return value.get("key")
+
+
+# -- upload ---------------------------------------------------------------------------------------------------------
+
+
+def upload(conn: Connection, who: Who, body: Upload, profile: Profile, now: int) -> Uploaded:
+    """Take an upload in, all or nothing; what is there already changes nothing. Raises `Refused`."""
+    change = None
+    if body.device_keys:
+        change = _take_device_keys(conn, who, body.device_keys, profile, now)
+    if body.one_time:
+        _take_one_time_keys(conn, who, body.one_time, profile)
+    for each in body.fallback:
+        _take_fallback_key(conn, who, each, profile)
+    return Uploaded(counts(conn, who, profile), change)
+
+
+def _take_device_keys(conn: Connection, who: Who, json: bytes, profile: Profile, now: int) -> Change | None:
+    other = conn.execute(
+        "SELECT profile FROM device_keys WHERE user_id = ? AND profile <> ? LIMIT 1", (who.user, profile.name)
+    ).fetchone()
+    if other:  # two maps of one user would be two answers to one question
+        raise Refused(403, "M_FORBIDDEN", f"This account publishes its keys in the profile {other[0]}.")
+    before = conn.execute(
+        "SELECT json FROM device_keys WHERE user_id = ? AND device_id = ? AND profile = ?", (*who, profile.name)
+    ).fetchone()
+    if before and before[0] == json:
+        return None
+    if before and msgspec.json.decode(before[0])["keys"] != msgspec.json.decode(json)["keys"]:
+        _forget(conn, who)
+    conn.execute(
+        "INSERT INTO device_keys (user_id, device_id, profile, json) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (user_id, device_id, profile) DO UPDATE SET json = excluded.json",
+        (*who, profile.name, json),
+    )
+    return lists.changed(conn, who.user, [who.device], now)
+
+
+def _forget(conn: Connection, who: Who) -> None:
+    """Another identity: what the old one published belongs to nobody, and ids begin again."""
+    for table in ("one_time_keys", "issued_keys", "fallback_keys"):
+        conn.execute(f"DELETE FROM {table} WHERE user_id = ? AND device_id = ?", who)
+
+
+def _take_one_time_keys(conn: Connection, who: Who, keys: tuple[Key, ...], profile: Profile) -> None:
+    known = _known(conn, who, keys, profile)
+    new = []
+    for key in keys:
+        if key.id not in known:
+            new.append(key)
+        elif known[key.id] != key.public:
+            raise Refused(400, "M_INVALID_PARAM", f"There is, or was, another one-time key {key.id}.")
+    if not new:
+        return
+    if counts(conn, who, profile)[profile.one_time] + len(new) > MAX_ONE_TIME_KEYS:
+        raise Refused(400, "M_TOO_LARGE", f"A device has at most {MAX_ONE_TIME_KEYS} one-time keys.")
+    row = conn.execute(
+        "UPDATE devices SET next_key = next_key + ? WHERE user_id = ? AND device_id = ? RETURNING next_key",
+        (len(new), *who),
+    ).fetchone()
+    if row is None:  # logged out meanwhile
+        raise Refused(401, "M_UNKNOWN_TOKEN", "The device is gone.")
+    first = row[0] - len(new)
+    conn.executemany(
+        "INSERT INTO one_time_keys (user_id, device_id, algorithm, position, key_id, public, json)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(*who, profile.one_time, first + place, *key) for place, key in enumerate(new)],
+    )
+
+
+def _known(conn: Connection, who: Who, keys: tuple[Key, ...], profile: Profile) -> dict[str, bytes]:
+    """The public bytes of those ids that are there, or were given out."""
+    marks = ", ".join("?" * len(keys))
+    found: dict[str, bytes] = {}
+    for table in ("one_time_keys", "issued_keys"):
+        rows = conn.execute(
+            f"SELECT key_id, public FROM {table}"
+            f" WHERE user_id = ? AND device_id = ? AND algorithm = ? AND key_id IN ({marks})",
+            (*who, profile.one_time, *(key.id for key in keys)),
+        )
+        found.update(rows.fetchall())
+    return found
+
+
+def _take_fallback_key(conn: Connection, who: Who, key: Key, profile: Profile) -> None:
+    """In place of the one before; the same one again does not become unused."""
+    conn.execute(
+        """
+        INSERT INTO fallback_keys (user_id, device_id, algorithm, key_id, public, json) VALUES (?, ?, ?, ?, ?, ?)
+        ON CONFLICT (user_id, device_id, algorithm) DO UPDATE
+        SET key_id = excluded.key_id, public = excluded.public, json = excluded.json, used = 0
+        WHERE fallback_keys.key_id <> excluded.key_id OR fallback_keys.public <> excluded.public
+        """,
+        (*who, profile.one_time, *key),
+    )
+
+
+def counts(conn: Connection, who: Who, profile: Profile) -> dict[str, int]:
+    """{algorithm: how many one-time keys wait to be claimed}, always with the profile's algorithm."""
+    (count,) = conn.execute(
+        "SELECT COUNT(*) FROM one_time_keys WHERE user_id = ? AND device_id = ? AND algorithm = ?",
+        (*who, profile.one_time),
+    ).fetchone()
+    return {profile.one_time: count}
+
+
+def unused_fallback_keys(conn: Connection, who: Who) -> list[str]:
+    """The algorithms whose fallback key was never claimed."""
+    rows = conn.execute(
+        "SELECT algorithm FROM fallback_keys WHERE user_id = ? AND device_id = ? AND used = 0", who
+    ).fetchall()
+    return [algorithm for (algorithm,) in rows]
+
+
+def profile_of(conn: Connection, who: Who) -> Profile:
+    """The profile that a device has published keys in; v1 before it has."""
+    row = conn.execute("SELECT profile FROM device_keys WHERE user_id = ? AND device_id = ?", who).fetchone()
+    return directory.PROFILES[row[0]] if row else directory.V1
+
+
+# -- claim ----------------------------------------------------------------------------------------------------------
+
+_TAKE = """
+    DELETE FROM one_time_keys WHERE user_id = ? AND device_id = ? AND algorithm = ? AND position = (
+        SELECT MIN(position) FROM one_time_keys WHERE user_id = ? AND device_id = ? AND algorithm = ?
+    ) RETURNING key_id, public, json
+"""
+_ISSUE = "INSERT INTO issued_keys (user_id, device_id, algorithm, key_id, public) VALUES (?, ?, ?, ?, ?)"
+_FALL_BACK = """
+    UPDATE fallback_keys SET used = 1 WHERE user_id = ? AND device_id = ? AND algorithm = ? RETURNING key_id, json
+"""
+_ALGORITHMS = frozenset((SIGNED_CURVE25519, CURVE25519))
+
+
+def claim(
+    conn: Connection, wanted: Mapping[str, Mapping[str, str]], algorithms: Container[str] = _ALGORITHMS
+) -> Claimed:
+    """One key for each device of `wanted` ({user: {device: algorithm}}), the one that was uploaded first; the fallback
+    key only where none is left. A device that has neither is not in the answer.
+
+    What is given out is gone with the commit, whether or not the answer arrives.
+    """
+    found: Claimed = {}
+    for user, devices in wanted.items():
+        for device, algorithm in devices.items():
+            if algorithm in algorithms:
+                key = _take(conn, user, device, algorithm)
+                if key:
+                    found.setdefault(user, {})[device] = key
+    return found
+
+
+def _take(conn: Connection, user: str, device: str, algorithm: str) -> dict[str, msgspec.Raw] | None:
+    place = (user, device, algorithm)
+    # fetchall: SQLite has changed nothing for certain before the last row is read.
+    for key_id, public, json in conn.execute(_TAKE, place + place).fetchall():
+        conn.execute(_ISSUE, (*place, key_id, public))
+        return {f"{algorithm}:{key_id}": msgspec.Raw(json)}
+    for key_id, json in conn.execute(_FALL_BACK, place).fetchall():
+        return {f"{algorithm}:{key_id}": msgspec.Raw(json)}
+    return None

@@ -1,0 +1,144 @@
+"""To-device messages (client-server API, "Send-to-Device messaging"): steps on the database.
+
+A message is kept until the device that it is for has shown that it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tillie.crypto.random import random_bytes
+from tillie.home.accounts import Who
+from tillie.home.database import Connection
+from tillie.home.federation import outgoing
+from tillie.wire.canonical import Object
+
+DIRECT_TO_DEVICE = "m.direct_to_device"
+ALL_DEVICES = "*"
+MAX_CONTENT_BYTES = 65_536  # of one message's content, as canonical JSON
+MAX_EDU_BYTES = 65_536  # of the contents that travel together
+MAX_MESSAGES = 100  # in one answer to a sync
+REMEMBERED = 24 * 3_600_000  # milliseconds that an answered transaction id is known at least
+
+Messages = Mapping[str, Mapping[str, Object]]  # {user: {device or "*": content}}
+
+
+class Sent(NamedTuple):
+    """Who is to be woken once it is committed: local users, and the queues for other servers."""
+
+    users: frozenset[str]
+    servers: frozenset[str]
+
+
+# -- in -------------------------------------------------------------------------------------------------------------
+
+
+def is_answered(conn: Connection, who: Who, path: str) -> bool:
+    """Whether a device's request under this path, which ends in its transaction id, was answered before."""
+    key = (*who, path)
+    found = conn.execute("SELECT 1 FROM requests WHERE user_id = ? AND device_id = ? AND path = ?", key)
+    return found.fetchone() is not None
+
+
+def send(
+    conn: Connection, who: Who, path: str, type: str, local: Messages, remote: Mapping[str, Messages], now: int
+) -> Sent:
+    """Take a request in once: the same path again sends nothing. `remote` is by server, `now` in milliseconds."""
+    taken = conn.execute(
+        "INSERT INTO requests (user_id, device_id, path, created_ts) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (user_id, device_id, path) DO NOTHING",
+        (*who, path, now),
+    )
+    if not taken.rowcount:
+        return Sent(frozenset(), frozenset())
+    for server, messages in remote.items():
+        for edu in edus(who.user, type, messages):
+            outgoing.enqueue(conn, server, edu, now)
+    return Sent(deliver(conn, who.user, type, local), frozenset(remote))
+
+
+def deliver(conn: Connection, sender: str, type: str, messages: Messages) -> frozenset[str]:
+    """Keep messages for local devices; those that are not there get none. Whom to wake."""
+    reached = set()
+    for user, contents in messages.items():
+        for device, content in contents.items():
+            rows = _positions(conn, user, device)
+            if rows:
+                event = msgspec.json.encode({"content": content, "sender": sender, "type": type})
+                conn.executemany(
+                    "INSERT INTO messages (user_id, device_id, position, json) VALUES (?, ?, ?, ?)",
+                    [(user, each, position, event) for each, position in rows],
+                )
+                reached.add(user)
+    return frozenset(reached)
+
+
+def _positions(conn: Connection, user: str, device: str) -> list[tuple[str, int]]:
+    """The next place in the queue of a device, or of all devices of a user."""
+    step = "UPDATE devices SET next_message = next_message + 1 WHERE user_id = ?"
+    back = " RETURNING device_id, next_message - 1"
+    if device == ALL_DEVICES:
+        return conn.execute(step + back, (user,)).fetchall()
+    return conn.execute(step + " AND device_id = ?" + back, (user, device)).fetchall()
+
+
+def edus(sender: str, type: str, messages: Messages) -> Iterator[dict[str, Any]]:
+    """Messages for the users of one server, as m.direct_to_device (server-server API): as many in each as fit."""
+    part: dict[str, dict[str, Object]] = {}
+    size = 0
+    for user, contents in messages.items():
+        for device, content in contents.items():
+            length = len(msgspec.json.encode(content))
+            if part and size + length > MAX_EDU_BYTES:
+                yield _edu(sender, type, part)
+                part, size = {}, 0
+            part.setdefault(user, {})[device] = content
+            size += length
+    if part:
+        yield _edu(sender, type, part)
+
+
+def _edu(sender: str, type: str, messages: Messages) -> dict[str, Any]:
+    # "message_id": at most 32 code points, and the other server drops what comes twice under one.
+    content = {"sender": sender, "type": type, "message_id": random_bytes(16).hex(), "messages": messages}
+    return {"edu_type": DIRECT_TO_DEVICE, "content": content}
+
+
+def forget_requests(conn: Connection, now: int) -> None:
+    """Forget transaction ids that nobody will send again."""
+    conn.execute("DELETE FROM requests WHERE created_ts < ?", (now - REMEMBERED,))
+
+
+# -- out ------------------------------------------------------------------------------------------------------------
+
+
+def waiting(conn: Connection, who: Who, after: int, limit: int = MAX_MESSAGES) -> list[tuple[int, bytes]]:
+    """(position, event) of a device's messages behind a position, in the order of their arrival."""
+    rows = conn.execute(
+        "SELECT position, json FROM messages WHERE user_id = ? AND device_id = ? AND position > ?"
+        " ORDER BY position LIMIT ?",
+        (*who, after, limit),
+    )
+    return rows.fetchall()
+
+
+def last(conn: Connection, who: Who) -> int:
+    """The position of the newest message that a device was ever sent; 0: none yet."""
+    row = conn.execute("SELECT next_message - 1 FROM devices WHERE user_id = ? AND device_id = ?", who).fetchone()
+    return row[0] if row else 0
+
+
+def is_waiting(conn: Connection, who: Who, until: int) -> bool:
+    """Whether there is something to acknowledge up to a position."""
+    found = conn.execute(
+        "SELECT 1 FROM messages WHERE user_id = ? AND device_id = ? AND position <= ? LIMIT 1", (*who, until)
+    )
+    return found.fetchone() is not None
+
+
+def acknowledge(conn: Connection, who: Who, until: int) -> None:
+    """A device has shown that it has everything up to a position."""
+    conn.execute("DELETE FROM messages WHERE user_id = ? AND device_id = ? AND position <= ?", (*who, until))
