@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
+import typer.main
 
-from tillie.cli import exits, files, show, unlock
+from tillie.cli import exits, show
 from tillie.cli.options import JsonOption
 from tillie.errors import Malformed, UsageError
 
@@ -67,6 +68,13 @@ tls = true
 
 def register(root: typer.Typer) -> None:
     root.add_typer(app, name="home")
+
+
+def alone() -> Callable[..., Any]:
+    """These commands, built without any other."""
+    root = typer.Typer(name="tillie", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    register(root)
+    return typer.main.get_command(root)
 
 
 @app.command()
@@ -128,6 +136,7 @@ def adduser(
         from tillie.home.database import Database
     import time
 
+    from tillie.cli import unlock
     from tillie.crypto import pwhash
     from tillie.wire import matrix
 
@@ -171,6 +180,7 @@ def audit(
         from tillie.home import honesty
         from tillie.home.database import Database
         from tillie.home.service import load_signer
+    from tillie.cli import files
     from tillie.wire import matrix
 
     found, address = _load(config), matrix.parse_user_id(user)

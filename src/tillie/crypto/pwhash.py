@@ -1,7 +1,7 @@
 """Hashes of passwords: Argon2id (RFC 9106), with what OWASP names as the least: 19 MiB, two passes, one lane.
 
-Everybody who logs in costs the home that much memory for some 30 ms; the larger settings of RFC 9106 section 4 would not
-fit a small machine.
+Everybody who logs in costs the home that much memory for some 30 ms; the larger settings of RFC 9106 section 4 would
+not fit a small machine.
 """
 
 from __future__ import annotations

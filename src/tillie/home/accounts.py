@@ -103,7 +103,7 @@ def log_in(conn: Connection, user: Address, device: str, name: str | None, now: 
             "INSERT INTO devices (user_id, device_id, display_name, created_ts) VALUES (?, ?, ?, ?)",
             (user, device, name, now),
         )
-        lists.changed(conn, user, [device], now)
+        change = lists.changed(conn, user, [device], now)
     conn.execute("DELETE FROM tokens WHERE user_id = ? AND device_id = ?", (user, device))
     token = new_token(user)
     conn.execute(
@@ -130,9 +130,7 @@ def rename(conn: Connection, user: Address, device: str, name: str | None, now: 
     renamed = conn.execute(
         "UPDATE devices SET display_name = ? WHERE user_id = ? AND device_id = ?", (name, user, device)
     )
-    if renamed.rowcount:
-        lists.changed(conn, user, [device], now)
-    return renamed.rowcount == 1
+    return lists.changed(conn, user, [device], now) if renamed.rowcount else None
 
 
 def remove_devices(conn: Connection, user: Address, ids: list[str], now: int) -> Change | None:
@@ -142,9 +140,7 @@ def remove_devices(conn: Connection, user: Address, ids: list[str], now: int) ->
         conn.executemany(
             f"DELETE FROM {table} WHERE user_id = ? AND device_id = ?", [(user, device) for device in gone]
         )
-    if gone:
-        lists.changed(conn, user, gone, now)
-    return gone
+    return lists.changed(conn, user, gone, now) if gone else None
 
 
 def _digest(token: str) -> bytes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tillie.home import routes_accounts
+from tillie.home import routes_accounts, routes_keys, routes_messages
 from tillie.home.door import Door
 from tillie.home.service import Home
 
 
 def app(home: Home) -> Door:
     """The ASGI application of a home that was started."""
-    return Door(routes_accounts.routes(home), home.log)
+    modules = (routes_accounts, routes_keys, routes_messages)
+    return Door([route for module in modules for route in module.routes(home)], home.log)

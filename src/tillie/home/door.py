@@ -1,8 +1,8 @@
 """The home's door: which request goes to whom, and what becomes of errors. An ASGI application.
 
-Paths without ids, which nearly all requests have, are found in a dict; Starlette's router, and its layers of middleware,
-would take as long as the rest of a short request. Others are matched before they are unquoted, and unquoted once: a
-user's name may hold a slash.
+Paths without ids, which nearly all requests have, are found in a dict; Starlette's router, and its layers of
+middleware, would take as long as the rest of a short request. Others are matched before they are unquoted, and unquoted
+once: a user's name may hold a slash.
 """
 
 from __future__ import annotations

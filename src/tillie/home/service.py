@@ -7,9 +7,10 @@ import ipaddress
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from starlette.requests import Request
 
@@ -26,11 +27,14 @@ from tillie.home.interactive import Interactive
 from tillie.home.limits import Buckets
 from tillie.home.lists import Change
 from tillie.home.log import Log
+from tillie.home.maps import Maps
 from tillie.home.passwords import Passwords
 from tillie.wire import base64
 from tillie.wire.canonical import Object
 
 __all__ = ["Home", "Signer", "Waiters", "Who", "load_signer", "write_signing_key"]
+
+Claims = dict[str, dict[str, dict[str, Any]]]  # {user: {device: {"algorithm:id": key}}}
 
 _BEARER = b"bearer "
 _VERSION = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -100,10 +104,31 @@ class Waiters:
         self._counts[user] = self._counts.get(user, 0) + 1
         return self._events.setdefault(user, asyncio.Event())
 
+    def again(self, user: str) -> asyncio.Event:
+        """The event after the one that was set, for who stays."""
+        return self._events[user]
+
     def leave(self, user: str) -> None:
         self._counts[user] -= 1
         if not self._counts[user]:
             del self._counts[user], self._events[user]
+
+
+class Federation(Protocol):
+    """Other homes, as they are asked for keys; `federation` has it. All of it raises `federation.transport.Failed`."""
+
+    async def query(self, server: str, users: Collection[str], seconds: float) -> Object:
+        """The answer to user/keys/query, about these users of that server only: `device_keys` and, where it signs any,
+        `directory.statements.MEMBER`; nothing in it is verified yet."""
+
+    async def claim(self, server: str, wanted: Mapping[str, Mapping[str, str]], seconds: float) -> Claims:
+        """A key for each device that was asked for and is there, of the algorithm that was asked for."""
+
+    async def signing_keys(self, server: str) -> Mapping[str, bytes]:
+        """{"ed25519:...": 32 bytes}"""
+
+    def wake(self, server: str) -> None:
+        """There is something in the queue for a server."""
 
 
 class Home:
@@ -125,6 +150,8 @@ class Home:
         self.clock = clock
         self.log = log or Log(requests=config.log_requests)
         self.waiters = Waiters()
+        self.maps = Maps(db, signer)
+        self.federation: Federation | None = None
         self.limits = Buckets(config.limits, clock)
         self.interactive = Interactive(clock)
         self.passwords = Passwords()
@@ -147,13 +174,20 @@ class Home:
         self.log.flush()
 
     def tell(self, change: Change | None) -> None:
-        """A change of a device list is committed: wake who waits for it."""
+        """A change of a device list is committed."""
         if change is not None:
-            self.waiters.wake(*change.users)
+            self.wake(change.users, change.servers)
 
     def now(self) -> int:
         """Milliseconds since the epoch."""
         return int(self.clock() * 1000)
+
+    def wake(self, users: Iterable[str], servers: Iterable[str] = ()) -> None:
+        """Something was committed for these local users, and for these servers."""
+        self.waiters.wake(*users)
+        if self.federation is not None:
+            for server in servers:
+                self.federation.wake(server)
 
     def is_local(self, user: str) -> bool:
         return user.partition(":")[2] == self.server

@@ -127,7 +127,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
 
     @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+    def capture_signals(self) -> Iterator[None]:
         yield
 
 
