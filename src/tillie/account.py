@@ -10,10 +10,18 @@ from typing import TypeVar
 import msgspec
 
 from tillie import history
+from tillie.directory.matrix import PROFILES as MATRIX_PROFILES
+from tillie.directory.matrix import V1, device_of
 from tillie.errors import NoProgress, StoreTooNew, UsageError
+from tillie.known import KnownKey as KnownKey
+from tillie.known import (
+    known_addresses,
+    known_devices,
+    known_olm_devices,
+    known_openpgp_keys,
+    known_session_keys,
+)
 from tillie.model import (
-    FINGERPRINT_BYTES,
-    SESSION_KEY_BYTES,
     Address,
     Device,
     Done,
@@ -24,6 +32,7 @@ from tillie.model import (
     Time,
     Trust,
 )
+from tillie.networks.matrix import records as matrix_records
 from tillie.pipeline import Policy
 from tillie.pubsub import hearing, members, secrets
 from tillie.pubsub import records as pubsub_records
@@ -38,13 +47,14 @@ from tillie.schemes.esession import sessions as encrypted_sessions
 from tillie.schemes.esession.profile import PROFILES
 from tillie.schemes.esession.settings import Settings as NegotiationSettings
 from tillie.schemes.esession.settings import Shield
-from tillie.schemes.omemo import Omemo, contacts, records, sessions
+from tillie.schemes.olm import Olm
+from tillie.schemes.olm import own as own_olm_device
+from tillie.schemes.omemo import Omemo, records
 from tillie.schemes.omemo import own as own_device
-from tillie.schemes.openpgp import KeyInfo, OpenedObject, OpenPgp, SealedObject
-from tillie.schemes.openpgp import keys as openpgp_keys
+from tillie.schemes.openpgp import OpenedObject, OpenPgp, SealedObject
 from tillie.schemes.openpgp import records as openpgp_records
 from tillie.store import Committed, Store
-from tillie.trust import associations, decisions, fingerprint
+from tillie.trust import associations, decisions
 from tillie.trust.strings import SAS28X5, TILLIE
 
 T = TypeVar("T")
@@ -93,6 +103,14 @@ class SessionSettings(msgspec.Struct, frozen=True):
         )
 
 
+class MatrixSettings(msgspec.Struct, frozen=True):
+    """What a Matrix account remembers: the base URL of its homeserver's client API, "" where the server's own name
+    tells, and the profile of its keys, "v1" or "draft2015", for good."""
+
+    homeserver: str = ""
+    profile: str = V1.name
+
+
 class Settings(msgspec.Struct, frozen=True):
     """What an account remembers, inside its store.
 
@@ -107,37 +125,7 @@ class Settings(msgspec.Struct, frozen=True):
     label: str = ""
     history: bool = True
     sessions: SessionSettings = SessionSettings()
-
-
-@dataclass(frozen=True, slots=True)
-class KnownKey:
-    """One device of a contact, or of ours, and what is thought of its key; or one OpenPGP key.
-
-    `key` is empty while its bundle was not fetched. `decided` says that a decision is kept, a person's or the policy's;
-    else `trust` is what the policy would say now. `why` says why nothing can be sealed for it. An OMEMO device with id
-    0 is a key that was decided on and that no device shows any more. `this`: its private half lies here. `info` is
-    what an OpenPGP certificate says. `petname` is what the other end of encrypted sessions is called here.
-    """
-
-    device: Device
-    trust: Trust
-    decided: bool = False
-    listed: bool = True
-    session: bool = False
-    this: bool = False
-    why: str = ""
-    scheme: str = Omemo.name
-    info: KeyInfo | None = None
-    petname: str = ""
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint.of(self.device)
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether it was decided on and nobody shows it any more."""
-        return not self.listed and not self.device.id
+    matrix: MatrixSettings = MatrixSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +173,10 @@ class Account:
         data = self._run(lambda s: s.get(_PASSWORD))
         return data[1:].decode() if data else ""
 
+    def log_in_anew(self) -> None:
+        """The next connection to a homeserver uses the password, and comes back as the same device."""
+        self._run(matrix_records.forget_token)
+
     def keep_password(self, password: str) -> None:
         """Keep it in the store, which is encrypted; "" forgets it."""
         data = bytes((SETTINGS_VERSION,)) + password.encode() if password else None
@@ -193,11 +185,21 @@ class Account:
     @property
     def schemes(self) -> tuple[Scheme, ...]:
         """What an engine of this account uses; the first is the usual one for messages."""
+        if self.address.is_matrix:
+            return (self.olm,)
         return self.omemo, self.openpgp, self.esession
 
+    @property
+    def olm(self) -> Olm:
+        """What a Matrix account uses."""
+        return Olm(self.address, MATRIX_PROFILES[self.settings.matrix.profile])
+
     def own_device(self) -> Device | None:
-        """Our OMEMO device here; None before the first connection."""
-        return self._run(self.omemo.own_device)
+        """Our OMEMO or Matrix device here; None before the first connection."""
+        if not self.address.is_matrix:
+            return self._run(self.omemo.own_device)
+        mine = self._run(own_olm_device.load)
+        return device_of(self.address, mine.device, mine.ed25519) if mine is not None else None
 
     # -- keys and trust ---------------------------------------------------------------------------------------------
 
@@ -207,6 +209,8 @@ class Account:
 
     def keys(self, address: Address) -> list[KnownKey]:
         """What is known of one account's devices and OpenPGP keys, without asking anybody."""
+        if self.address.is_matrix:
+            return self._run(lambda s: known_olm_devices(s, self.address, self.policy, address))
         return self._run(
             lambda s: [
                 *known_devices(s, self.omemo, self.policy, address),
@@ -221,7 +225,7 @@ class Account:
 
     def reset(self, address: Address, device_id: int | None = None) -> int:
         """Put sessions away, so that the next message begins new ones; how many. Also lifts an opt-out."""
-        out = self.store.run(lambda s: self.omemo.reset(s, address, device_id, self.clock()))
+        out = self.store.run(lambda s: self.schemes[0].reset(s, address, device_id, self.clock()))
         return _value(out)
 
     # -- encrypted sessions ---------------------------------------------------------------------------------------
@@ -382,73 +386,7 @@ def decode_settings(data: bytes) -> Settings:
     return msgspec.json.decode(data[1:], type=Settings)
 
 
-# -- what is known of keys ------------------------------------------------------------------------------------------
-
-
-def known_addresses(s: State, account: Address) -> list[Address]:
-    names = {Address(key.name) for key, _ in s.scan(records.key("devices"))}
-    names |= {Address(key.name) for key, _ in s.scan(openpgp_records.key("list"))}
-    names |= {Address(key.name) for key, _ in s.scan(Key("trust", "keys", ""))}
-    names |= {address for each in associations.all_of(s) for address in each.addresses}
-    return [account, *sorted(names - {account})]
-
-
-def known_devices(s: State, scheme: Omemo, policy: Policy, address: Address) -> list[KnownKey]:
-    """The OMEMO devices of one account as the records have them, then keys that were decided on and are gone."""
-    rows: list[KnownKey] = []
-    mine = scheme.own_device(s) if address == scheme.account else None
-    if mine is not None:
-        rows.append(KnownKey(mine, Trust.VERIFIED, True, True, False, True))
-    known = contacts.load(s, address)
-    decided = decisions.load(s, address)
-    for device in known.devices if known else ():
-        if mine is not None and device.id == mine.id:
-            continue
-        session = sessions.load(s, address, device.id)
-        # The key that a send would use (see `Omemo.devices`).
-        key = session.identity if session else device.identity
-        trust = decisions.of(s, policy, address, key) if key else Trust.UNDECIDED
-        label = device.label if device.signed else ""
-        shown = Device(address, device.id, key, label)
-        rows.append(KnownKey(shown, trust, key in decided, device.listed, session is not None))
-    shown_keys = {row.device.key for row in rows}
-    others = (FINGERPRINT_BYTES, *SESSION_KEY_BYTES)
-    gone = [(key, each.trust) for key, each in decided.items() if key not in shown_keys and len(key) not in others]
-    return rows + [KnownKey(Device(address, 0, key), trust, True, False) for key, trust in gone]
-
-
-def known_openpgp_keys(s: State, scheme: OpenPgp, policy: Policy, address: Address, now: Time) -> list[KnownKey]:
-    """The OpenPGP keys of one account: ours that lie here, those that it announces, those that were decided on."""
-    rows: list[KnownKey] = []
-    decided = decisions.load(s, address)
-    for info in scheme.keys(s, address, now):
-        key = info.fingerprint
-        trust = Trust.VERIFIED if info.held else decisions.of(s, policy.strict, address, key)
-        rows.append(
-            KnownKey(
-                openpgp_keys.device(address, key), trust, info.held or key in decided, info.announced,
-                this=info.held, why=info.why, scheme=scheme.name, info=info,
-            )
-        )  # fmt: skip
-    shown = {row.device.key for row in rows}
-    gone = [(key, each.trust) for key, each in decided.items() if key not in shown and len(key) == FINGERPRINT_BYTES]
-    return rows + [KnownKey(Device(address, 0, key), trust, True, False, scheme=scheme.name) for key, trust in gone]
-
-
-def known_session_keys(s: State, account: Address, address: Address) -> list[KnownKey]:
-    """The other ends of encrypted sessions that one account was seen with; of ours, the public key that we give."""
-    scheme = session_records.SCHEME
-    mine = own_session_key.load(s) if address == account else None
-    rows = []
-    if mine is not None:
-        key = encrypted_sessions.device(account, own_session_key.trust_key(mine))
-        rows.append(KnownKey(key, Trust.VERIFIED, True, this=True, scheme=scheme))
-    decided = decisions.load(s, address)
-    for each in associations.under(s, address):
-        trust = decided[each.key].trust if each.key in decided else Trust.UNDECIDED
-        shown = encrypted_sessions.device(address, each.key)
-        rows.append(KnownKey(shown, trust, each.key in decided, scheme=scheme, petname=each.petname))
-    return rows
+# -- what is known of nodes ------------------------------------------------------------------------------------------
 
 
 def known_nodes(s: State) -> Iterable[PrivateNode]:

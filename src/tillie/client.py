@@ -8,13 +8,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
-from tillie.account import Account, KnownKey
+from tillie.account import Account
 from tillie.crypto.random import random_bytes
 from tillie.directory import openpgp as openpgp_nodes
+from tillie.directory.matrix import KEYS_QUERY, PROFILES
 from tillie.engine import DecisionMaker, Engine
-from tillie.errors import NoRecipients, Rejected, Unreachable, UsageError
+from tillie.errors import Malformed, NoRecipients, Rejected, Unreachable, UsageError
+from tillie.known import KnownKey
 from tillie.model import (
     Address,
     Content,
@@ -33,11 +35,13 @@ from tillie.model import (
 )
 from tillie.networks import Options
 from tillie.pipeline import Delivery
+from tillie.schemes.esession import ESession
 from tillie.schemes.openpgp import backup as key_backup
 from tillie.sessions import Answer, Sessions
-from tillie.wire import stanza, xml
+from tillie.wire import canonical, stanza, xml
 
 if TYPE_CHECKING:
+    from tillie.networks.matrix.connection import MatrixConnection
     from tillie.nodes import Nodes
     from tillie.nodes.service import Service
 
@@ -88,17 +92,25 @@ async def connect(
     decide: DecisionMaker | None = None,
     notice: Callable[[Notice], None] = lambda _: None,
 ) -> Client:
-    """Log in over XMPP and announce our device if it is new.
+    """Log in, over XMPP or to a Matrix homeserver, and announce our device if it is new.
 
-    `listening` reads what waited at the server, and shows us as available, so that messages come here as they are
-    sent. Raises `Unreachable`, `AuthenticationFailed`, ...
+    `listening` reads what waited at the server, and shows us as available on XMPP, so that messages come here as they
+    are sent. Raises `Unreachable`, `AuthenticationFailed`, ...
     """
-    from tillie.networks.xmpp import connection as xmpp  # slixmpp takes its time to load
+    settings, options = account.settings, options_of(account, listening, decide, notice)
+    # Either takes its time to load.
+    if account.address.is_matrix:
+        from tillie.networks.matrix import connection as matrix
+        from tillie.networks.matrix.login import Login
 
-    settings = account.settings
+        homeserver, profile = settings.matrix.homeserver, PROFILES[settings.matrix.profile]
+        at_home = Login(account.address, password, homeserver, profile, settings.ca_file, settings.label)
+        return Client(account, await matrix.connect(at_home, account.store, options))
+
+    from tillie.networks.xmpp import connection as xmpp
+
     login = xmpp.Login(account.address, password, settings.server, settings.direct_tls, settings.ca_file)
-    connection = await xmpp.connect(login, account.store, options_of(account, listening, decide, notice))
-    return Client(account, connection)
+    return Client(account, await xmpp.connect(login, account.store, options))
 
 
 def options_of(
@@ -151,7 +163,7 @@ class Client:
         """Take in what came while we were away, secrets of nodes among it, and believe of them what may be believed
         (see `nodes.Nodes.settle`). For a connection that listens."""
         await self._connection.caught_up(wait)
-        return await self.nodes.settle()
+        return 0 if self.account.address.is_matrix else await self.nodes.settle()
 
     async def close(self) -> None:
         """Leave the network; sessions of this connection are ended first. The store stays open: it belongs to whoever
@@ -171,8 +183,8 @@ class Client:
 
     async def send(self, to: Address, text: str, *, scheme: str = "", wait: float = SEND_SECONDS) -> Sent:
         """Seal a text for everybody it is for and send it. It is never lost once this returns; `arrived` tells whether
-        the server had it within `wait` seconds. `scheme` is "omemo", "openpgp" or "esession", "" the usual one. Raises
-        NotTrusted, NoRecipients, OptedOut, ...
+        the server had it within `wait` seconds. `scheme` is "omemo", "openpgp" or "esession", or "olm" on Matrix, ""
+        the usual one. Raises NotTrusted, NoRecipients, OptedOut, ...
 
         "esession": in the open session with them, of this or another program of the account; else one is started, which
         raises `NegotiationFailed`, and ends when this connection does.
@@ -181,12 +193,13 @@ class Client:
         we were away, may have a device that we have not heard of.
         """
         chosen = self.engine.scheme_named(scheme)
-        if chosen.name == self.sessions.scheme.name:
+        if chosen.name == ESession.name:
             return await self._send_in_session(to, text, wait)
         failed = await self._refresh(to, self.account.address, node=self._list_node(chosen.name))
         message_id = random_bytes(12).hex()
         try:
-            sealed = await self.engine.send(to, text_content(text), message_id=message_id, scheme=chosen.name)
+            content = text_content(text, to)
+            sealed = await self.engine.send(to, content, message_id=message_id, scheme=chosen.name)
         except NoRecipients as error:
             if failed.get(to):
                 raise NoRecipients(f"{error.detail} The answer of {to.domain} was: {failed[to]}.") from None
@@ -220,7 +233,7 @@ class Client:
         while True:
             rows = await self.engine.inbox()
             for row, delivery in rows:
-                if delivery.scheme == self.sessions.scheme.name and delivery.stanza != "message":
+                if delivery.scheme == ESession.name and delivery.stanza != "message":
                     await self.engine.acknowledge(row)  # for a program that waited for it, not for a person
                 elif row not in seen:
                     seen.add(row)
@@ -239,16 +252,20 @@ class Client:
         await self._refresh(address)
         considered = await self.engine.drive(lambda s: self._consider(s, address))
         why = {(report.device.address, report.device.id): report.why for report in considered}
-        await self.refresh_openpgp(address)
+        if not address.is_matrix:
+            await self.refresh_openpgp(address)
         keys = self.account.keys(address)
-        omemo = self.account.omemo.name
+        usual = self.engine.scheme.name
         return [
-            replace(key, why=why.get((key.device.address, key.device.id), "")) if key.scheme == omemo else key
+            replace(key, why=why.get((key.device.address, key.device.id), key.why)) if key.scheme == usual else key
             for key in keys
         ]
 
     async def refresh_openpgp(self, address: Address) -> str:
-        """Ask for somebody's OpenPGP keys; why that failed, "" if it did not. None at all is no failure."""
+        """Ask for somebody's OpenPGP keys; why that failed, "" if it did not. None at all is no failure, and nobody has
+        any on Matrix."""
+        if address.is_matrix:
+            return ""
         problem = (await self._refresh(address, node=openpgp_nodes.LIST_NODE))[address]
         await self.engine.drive(lambda s: self._known_certificates(s, address))
         return problem
@@ -258,13 +275,15 @@ class Client:
         return found if isinstance(found, Need) else Done(None)
 
     def _list_node(self, scheme: str) -> str:
+        if self.account.address.is_matrix:
+            return KEYS_QUERY
         is_openpgp = scheme == self.account.openpgp.name
         return openpgp_nodes.LIST_NODE if is_openpgp else self.account.omemo.version.devices_node
 
     async def _refresh(self, *addresses: Address, node: str = "") -> dict[Address, str]:
         """Ask for lists of devices, or of keys; what went wrong, by address."""
         unique = list(dict.fromkeys(addresses))
-        node = node or self.account.omemo.version.devices_node
+        node = node or self._list_node(self.engine.scheme.name)
         return dict(zip(unique, await asyncio.gather(*(self._ask_for(each, node) for each in unique)), strict=True))
 
     async def _ask_for(self, address: Address, node: str) -> str:
@@ -279,21 +298,35 @@ class Client:
         return "" if fact.error == "item-not-found" else fact.error
 
     def _consider(self, s: State, address: Address) -> Done[tuple[DeviceReport, ...]] | Need:
-        found = self.account.omemo.devices(s, address, self.account.clock())
+        found = self.engine.scheme.devices(s, address, self.account.clock())
         return found if isinstance(found, Need) else Done(found[1])
 
-    async def unlist(self, device_id: int) -> bool:
+    async def unlist(self, device_id: int | str) -> bool:
         """Take one of our own devices off the list that our contacts read (XEP-0384 section "Announcing support"), so
-        that nobody seals for it any more; False if it is not there. A device that still runs announces itself again."""
+        that nobody seals for it any more; False if it is not there. A device that still runs announces itself again.
+
+        On Matrix it is logged out and deleted at the homeserver; `device_id` may be its name there."""
         account = self.account.address
+        if account.is_matrix:
+            return await self._delete_device(device_id)
         await self._refresh(account)
         publication = await self.engine.drive(
-            lambda s: Done(self.account.omemo.list_without(s, device_id, self.account.clock()))
+            lambda s: Done(self.account.omemo.list_without(s, int(device_id), self.account.clock()))
         )
         if publication is not None:
             await self.engine.network.publish(publication)
             await self._refresh(account)
         return publication is not None
+
+    async def _delete_device(self, device_id: int | str) -> bool:
+        connection = cast("MatrixConnection", self._connection)
+        known = await self.devices(self.account.address)
+        names = {key.device.id: key.device.label for key in known}
+        name = names.get(device_id, "") if isinstance(device_id, int) else device_id
+        deleted = bool(name) and await connection.remove_device(name)
+        if deleted and name != self.device().label:
+            await self._refresh(self.account.address)
+        return deleted
 
     # -- our OpenPGP keys -------------------------------------------------------------------------------------------
 
@@ -394,14 +427,30 @@ class Client:
 # -- texts ----------------------------------------------------------------------------------------------------------
 
 _BODY = "{jabber:client}body"
+_MESSAGE = "m.room.message"
 
 
-def text_content(text: str) -> Content:
-    """A text as the content of a message (RFC 6121 section 5.2.3)."""
+def text_content(text: str, to: Address | None = None) -> Content:
+    """A text as the content of a message: to an XMPP address, or none that is known yet, as RFC 6121 section 5.2.3 has
+    it, on Matrix as an event of type m.room.message (client-server API, "m.text")."""
+    if to is not None and to.is_matrix:
+        return Content(canonical.encode({"type": _MESSAGE, "content": {"msgtype": "m.text", "body": text}}))
     return Content(stanza.body(text))
 
 
 def text_of(content: str) -> str:
-    """The text in a message's content; "" if it has none (a receipt, a chat state)."""
+    """The text in a message's content; "" if it has none (a receipt, a chat state, an event that is no message)."""
+    if content.startswith("{"):
+        return _text_of_event(content)
     bodies = [child for child in xml.parse_fragment(content.encode()) if child.tag == _BODY]
     return xml.text_of(bodies[0]) if bodies else ""
+
+
+def _text_of_event(event: str) -> str:
+    try:
+        value = canonical.parse_object(event.encode())
+    except Malformed:
+        return ""
+    content = value.get("content")
+    body = content.get("body") if value.get("type") == _MESSAGE and isinstance(content, dict) else None
+    return body if isinstance(body, str) else ""

@@ -71,7 +71,8 @@ class Network(Protocol):
     """What carries sealed elements. A call that can't be made raises `Unreachable`; a server's error is `Rejected`."""
 
     async def send(self, item: Send) -> None:
-        """Put a finished stanza on the wire. Later, when the server is known to have it, call `Engine.acknowledged`."""
+        """Put a finished stanza on the wire. Later, when the server is known to have it, call `Engine.acknowledged`.
+        `Rejected` says that the server will never take it."""
 
     async def fetch(self, ask: Fetch) -> Fetched: ...
 
@@ -122,6 +123,7 @@ class Engine:
         # Stanza id -> outbox row, None once the server is known to have it; and those that have left the outbox then.
         self._on_the_wire: dict[str, int | None] = {}
         self._gone: set[str] = set()
+        self._refused: dict[str, Rejected | None] = {}  # by the id of a message that `send` is at
         self._sending = asyncio.Lock()
         self._publishing = False
         self._look_again = False
@@ -254,15 +256,23 @@ class Engine:
         scheme: str = "",
     ) -> Sealed:
         """Seal content and hand it to the network. When this returns, the message is in the store's outbox: it survives
-        a crash and is sent, the same bytes, until the server has it. Raises NotTrusted, NoRecipients, ..."""
+        a crash and is sent, the same bytes, until the server has it. Raises NotTrusted, NoRecipients, ..., and
+        `Rejected` if the server said at once that it will never take it."""
         message_id = message_id or random_bytes(12).hex()
         chosen = self.scheme_named(scheme)
-        return await self.drive(
-            lambda s: pipeline.send(
-                s, chosen, self.policy, content, to, message_id, self._clock(),
-                type=type, plain=plain, remember=self.history,
-            )
-        )  # fmt: skip
+        self._refused[message_id] = None
+        try:
+            sealed = await self.drive(
+                lambda s: pipeline.send(
+                    s, chosen, self.policy, content, to, message_id, self._clock(),
+                    type=type, plain=plain, remember=self.history,
+                )
+            )  # fmt: skip
+        finally:
+            refusal = self._refused.pop(message_id)
+        if refusal is not None:
+            raise refusal
+        return sealed
 
     async def seal(
         self,
@@ -421,6 +431,14 @@ class Engine:
         self.tap(item)
         try:
             await self.network.send(item)
+        except Rejected as error:
+            # It would hold up everything behind it, for ever.
+            self._on_the_wire.pop(item.id, None)
+            await self._on_store(lambda: self.store.sent(row))
+            if item.id in self._refused:
+                self._refused[item.id] = error
+            else:
+                self._notice(Notice(self.account, f"not sent: {error}"))
         except NetworkError:
             self._on_the_wire.pop(item.id, None)
             raise

@@ -3,6 +3,9 @@
     Content -> Envelope -> Sealed -> stanza -> outbox          seal, send
     stanza -> Sealed -> Opened (sender, trust) -> inbox        open
 
+On XMPP a stanza has room for more beside what is sealed, and content may hold secrets of nodes; what follows from that
+is asked of XMPP alone. On Matrix a sealed element is a whole request, or a whole event.
+
 Pure: every function is a step of one open transaction, run by `engine`. The scheme protects bytes and knows devices;
 trust is asked here, above it; the envelope (XEP-0420) binds content to the stanza that carries it.
 """
@@ -79,6 +82,11 @@ def seal(
     Where keys are long-lived, it is left out and reported instead, if there is another: a server can announce one more.
     """
     for each in (to, *also):
+        if each.is_matrix != scheme.account.is_matrix:
+            raise UsageError(
+                f"{each.bare} is on another network than {scheme.account}.",
+                hint="Matrix accounts write to @name:server, XMPP accounts to name@server.",
+            )
         if scheme.blocked(s, each.bare):
             raise OptedOut(f"{each.bare}.")
     found = _devices(s, scheme, (to, *also), now)
@@ -139,7 +147,7 @@ def send(
     remember: bool = False,
 ) -> Done[Sealed] | Need:
     """Seal content and put the finished message into the outbox, in one transaction."""
-    if policy.holds_sealed(content):
+    if not to.is_matrix and policy.holds_sealed(content):
         raise UsageError("It is sealed already, and would be sealed twice.")
     done = seal(s, scheme, trust, content, to, now, group=type == "groupchat")
     if isinstance(done, Need):
@@ -154,6 +162,8 @@ def send(
 def _finished(
     scheme: Scheme, sealed: Sealed, content: Content, to: Address, message_id: str, type: str, plain: Iterable[bytes]
 ) -> Send:
+    if to.is_matrix:
+        return Send(sealed.element, message_id)
     way = sealed.way
     if way is not None:
         message = stanzas.session_message(way.to, message_id, sealed.element, way.thread, kind=type, plain=plain)
@@ -197,8 +207,9 @@ def open(
         if opened.content is not None and trusted.allows_sending:
             # Else a device that a server slipped in could opt its owner out, or back in.
             scheme.heard(s, device.address, opened.content)
-        opened, told = _take_secrets(s, scheme, opened, got.stanza, now)
-        effects += told
+        if not scheme.account.is_matrix:
+            opened, told = _take_secrets(s, scheme, opened, got.stanza, now)
+            effects += told
     if opened.kind in DELIVERED:
         effects += (Deliver(encode_delivery(opened, got.stanza)),)
     if remember and keep and opened.content is not None:

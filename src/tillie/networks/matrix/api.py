@@ -182,7 +182,7 @@ class Api:
     async def sync(self, since: str, wait: float) -> Object:
         """GET /sync: what came after `since`, at once or within `wait` seconds."""
         query = f"filter={_part(_FILTER)}&timeout={int(wait * 1000)}" + (f"&since={_part(since)}" if since else "")
-        return await self._ask("GET", f"{CLIENT}/sync?{query}", max_bytes=MAX_SYNC, timeout=TIMEOUT + wait)
+        return await self._ask("GET", f"{CLIENT}/sync?{query}", max_bytes=MAX_SYNC, seconds=TIMEOUT + wait)
 
     # -- one request ------------------------------------------------------------------------------------------------
 
@@ -195,11 +195,11 @@ class Api:
         with_token: bool = True,
         interactive: bool = False,
         max_bytes: int = MAX_ANSWER,
-        timeout: float = TIMEOUT,
+        seconds: float = TIMEOUT,
     ) -> Object:
         waited = 0.0
         while True:
-            status, headers, data = await self._request(method, target, body, with_token, max_bytes, timeout)
+            status, headers, data = await self._request(method, target, body, with_token, max_bytes, seconds)
             if status == 429:
                 pause = _pause(headers, data)
                 if waited + pause <= self._longest_wait:
@@ -212,11 +212,11 @@ class Api:
             raise _refusal(status, data, interactive=interactive)
 
     async def _request(
-        self, method: str, target: str, body: bytes | None, with_token: bool, max_bytes: int, timeout: float
+        self, method: str, target: str, body: bytes | None, with_token: bool, max_bytes: int, seconds: float
     ) -> tuple[int, Mapping[str, str], bytes]:
         for is_last in (False, True):
             try:
-                return await self._once(method, target, body, with_token, max_bytes, timeout)
+                return await self._once(method, target, body, with_token, max_bytes, seconds)
             except aiohttp.ServerDisconnectedError as error:
                 # It closed a connection that was idle as we began to write. A repeat is harmless: uploads and messages
                 # are the same ones again, and a claim that was answered after all costs one key.
@@ -227,7 +227,7 @@ class Api:
         raise AssertionError  # the second attempt has returned or raised
 
     async def _once(
-        self, method: str, target: str, body: bytes | None, with_token: bool, max_bytes: int, timeout: float
+        self, method: str, target: str, body: bytes | None, with_token: bool, max_bytes: int, seconds: float
     ) -> tuple[int, Mapping[str, str], bytes]:
         headers = {"Authorization": f"Bearer {self.token}"} if with_token else {}
         if body is not None:
@@ -238,7 +238,7 @@ class Api:
             data=body,
             headers=headers,
             allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT),
+            timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_TIMEOUT),
         ) as response:
             return response.status, response.headers, await read(response, max_bytes)
 

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from tillie.engine import TICK_INTERVAL, Engine
 from tillie.errors import AuthenticationFailed, TillieError, UsageError
-from tillie.model import Done, Notice
+from tillie.model import Done, Notice, State
 from tillie.networks import USUAL, Options
 from tillie.networks.matrix import login as logins
 from tillie.networks.matrix import records
@@ -90,7 +90,7 @@ class MatrixConnection:
         Raises `AuthenticationFailed` if the password is wrong."""
         if device == self.network.device:
             await self.network.call(self._api.log_out)
-            await self.engine.drive(lambda s: Done(records.forget_token(s)))
+            await self.engine.drive(_forgetting)
             return True
         user, password = self._login.address, self._login.password
         try:
@@ -132,6 +132,11 @@ class MatrixConnection:
 
     def _tell(self, text: str) -> None:
         self._options.notice(Notice(self._login.address, text))
+
+
+def _forgetting(s: State) -> Done[None]:
+    records.forget_token(s)
+    return Done(None)
 
 
 async def connect(login: Login, store: Store, options: Options = USUAL) -> MatrixConnection:

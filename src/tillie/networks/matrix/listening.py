@@ -1,7 +1,7 @@
 """Reading what comes, for ever: /sync, open, commit, and only then the next position.
 
-A crash, or an answer that is read again, brings messages a second time; whoever opens them knows that. What waits at the
-homeserver is deleted there when a later position comes back, so a position is kept only after everything before it.
+A crash, or an answer that is read again, brings messages a second time; whoever opens them knows that. What waits at
+the homeserver is deleted there when a later position comes back, so a position is kept only after everything before it.
 """
 
 from __future__ import annotations

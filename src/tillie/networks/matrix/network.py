@@ -21,8 +21,8 @@ ENCRYPTED = "m.room.encrypted"
 
 class MatrixNetwork:
     """Carries sealed elements to one homeserver. Set `engine` before the first use, and `renew`, which logs in again
-    when the homeserver wants that and keeps our device. `interrupted` counts how often the homeserver was away, `failed`
-    is set then; `uploaded` counts uploads of keys."""
+    when the homeserver wants that and keeps our device. `interrupted` counts how often the homeserver was away,
+    `failed` is set then; `uploaded` counts uploads of keys."""
 
     engine: Engine
 

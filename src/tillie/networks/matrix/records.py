@@ -3,8 +3,8 @@
     ("matrix", "login", "")      -> version, then JSON: our device's id, and the access token of its last login
     ("matrix", "position", "")   -> version, then how far /sync was read: every message before that is in the store
 
-The device's id is chosen and kept before it is first sent, so that a login whose answer was lost leaves no second device
-behind.
+The device's id is chosen and kept before it is first sent, so that a login whose answer was lost leaves no second
+device behind.
 """
 
 from __future__ import annotations
