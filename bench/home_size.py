@@ -11,7 +11,7 @@ from msgspec.json import encode
 from bench import home_floor, home_load
 from bench.home_load import request
 from bench.home_servers import Ours
-from bench.home_traffic import CLIENT, Crowd, KeysGiven, Login, key_id, one_time_keys, sealed, values
+from bench.home_traffic import CLIENT, Crowd, KeysGiven, Login, key_id, one_time_keys, public_key, sealed, values
 from bench.measure import Figure, Result, Target
 from tillie.crypto.random import random_bytes
 from tillie.wire import base64
@@ -58,7 +58,7 @@ class Stored:
         head, tail = encode(model).split(model["key"].encode())
         with home_floor.transaction(self.home.database):
             for login in logins:
-                text = base64.encode_unpadded(random_bytes(32)).encode()
+                text = base64.encode_unpadded(public_key()).encode()
                 self.home.insert_key(login.user, key_id(), head + text + tail)
 
 

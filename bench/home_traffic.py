@@ -44,9 +44,14 @@ def one_time_keys(login: Login, seed: bytes, number: int) -> dict[str, object]:
     """Signed one-time keys by name, in their order; the private halves are nobody's."""
     user = Address(login.user)
     return {
-        f"{SIGNED_CURVE25519}:{key_id()}": matrix.write_one_time_key(V1, user, login.device, random_bytes(32), seed)
+        f"{SIGNED_CURVE25519}:{key_id()}": matrix.write_one_time_key(V1, user, login.device, public_key(), seed)
         for _ in range(number)
     }
+
+
+def public_key() -> bytes:
+    """Of Curve25519, and nobody's; the top bit of its last byte is 0."""
+    return random_bytes(31) + b"\1"
 
 
 def key_id() -> str:
@@ -57,7 +62,7 @@ def key_id() -> str:
 def first_upload(login: Login) -> bytes:
     """A new device's keys, and its first one-time keys."""
     seed = random_bytes(32)
-    device_keys = matrix.write_device_keys(V1, Address(login.user), login.device, random_bytes(32), seed)
+    device_keys = matrix.write_device_keys(V1, Address(login.user), login.device, public_key(), seed)
     body = {"device_keys": device_keys, "one_time_keys": one_time_keys(login, seed, KEYS)}
     return ask(login.token, "POST", "keys/upload", body)
 
