@@ -91,7 +91,7 @@ def test_the_link_of_a_code_verifies(alice: Person, bob: Person) -> None:
 
 def test_an_openpgp_key_can_t_stand_for_a_device_in_a_link() -> None:
     """The number of an OpenPGP key is a part of its fingerprint, and so anything that its maker wants."""
-    from tillie.account import KnownKey
+    from tillie.known import KnownKey
     from tillie.model import Device, Trust
     from tillie.trust.fingerprint import fingerprint
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,11 +13,16 @@ from tillie.cli.options import (
     Contact,
     JsonOption,
     KeyFrom,
+    MatrixProfileName,
     PassphraseFile,
     PasswordFile,
     PolicyName,
     contact,
 )
+from tillie.errors import UsageError
+
+if TYPE_CHECKING:
+    from tillie.model import Address
 
 group = typer.Typer(no_args_is_help=True, help="The accounts on this machine.")
 
@@ -29,8 +34,17 @@ def register(app: typer.Typer) -> None:
 @group.command()
 def add(
     address: Contact,
-    server: Annotated[str, typer.Option(metavar="HOST[:PORT]", help="Instead of asking DNS.")] = "",
-    direct_tls: Annotated[bool, typer.Option("--direct-tls", help="TLS from the first byte, no STARTTLS.")] = False,
+    server: Annotated[str, typer.Option(metavar="HOST[:PORT]", help="XMPP: instead of asking DNS.")] = "",
+    direct_tls: Annotated[
+        bool, typer.Option("--direct-tls", help="XMPP: TLS from the first byte, no STARTTLS.")
+    ] = False,
+    homeserver: Annotated[
+        str, typer.Option(metavar="URL", help="Matrix: instead of asking the server's website.")
+    ] = "",
+    profile: Annotated[
+        MatrixProfileName | None,
+        typer.Option(help="Matrix: which kind of keys to publish, for good; else v1.", show_default=False),
+    ] = None,
     ca_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Trust only this authority (PEM) for the server's certificate.")
     ] = None,
@@ -47,11 +61,16 @@ def add(
 ) -> None:
     """Log in, make keys on this machine, and publish the public ones.
 
-    Example: tillie account add alice@example.org
+    Examples: tillie account add alice@example.org (XMPP) · tillie account add @alice:example.org (Matrix)
     """
-    from tillie.account import Settings
+    from tillie.account import MatrixSettings, Settings
     from tillie.cli import setup
 
+    whose = contact(address)
+    _require_fitting(
+        whose, {"--server": server, "--direct-tls": direct_tls}, {"--homeserver": homeserver, "--profile": profile}
+    )
+    matrix = MatrixSettings(homeserver=homeserver, profile=(profile or MatrixProfileName.V1).value)
     settings = Settings(
         policy=policy.value,
         server=server,
@@ -59,17 +78,31 @@ def add(
         ca_file=str(ca_file.absolute()) if ca_file else "",
         label=label,
         history=keep_history,
+        matrix=matrix,
     )
     device = setup.new_account(
-        contact(address),
+        whose,
         settings,
         setup.Keys(key, key_file, passphrase_file),
         password_file=password_file,
         keep_password=keep_password,
     )
-    show.line(f"{device.address} is ready: this is device {device.id}.")
+    show.line(f"{device.address} is ready: this is {device.name}.")
     show.note("Your fingerprint, for friends to compare ('tillie devices' shows it again):")
     show.note(f"  {setup.fingerprint_of(device)}")
+
+
+def _require_fitting(address: Address, of_xmpp: dict[str, object], of_matrix: dict[str, object]) -> None:
+    """Raises `UsageError` for an option of the other network."""
+    wrong = [name for name, given in (of_xmpp if address.is_matrix else of_matrix).items() if given]
+    if wrong:
+        here, there = ("Matrix", "XMPP") if address.is_matrix else ("XMPP", "Matrix")
+        fitting = " and ".join(of_matrix if address.is_matrix else of_xmpp)
+        raise UsageError(
+            f"{wrong[0]} is for accounts on {there}; {address} is one on {here}.",
+            hint=f"For {here} there are {fitting}. An address on {there} looks like "
+            f"{'you@example.org' if address.is_matrix else '@you:example.org'}.",
+        )
 
 
 @group.command("list")
@@ -82,7 +115,7 @@ def list_(json: JsonOption = False) -> None:
     elif entries:
         show.table(("account", "key from", "store"), [(e.address, e.key, str(e.store)) for e in entries])
     else:
-        show.note("There is no account here yet. Add one: tillie account add you@example.org")
+        show.note("There is no account here yet. Add one: tillie account add you@example.org, or @you:example.org")
 
 
 @group.command()
@@ -117,10 +150,14 @@ def password(
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Keep another password for the account's server, when it was changed there."""
+    """Keep another password for the account's server, when it was changed there.
+
+    On Matrix the next connection logs in with it, to the same device: also when the device was logged out there.
+    """
     from tillie.cli import unlock
 
     with unlock.account(account, passphrase_file) as ours:
+        ours.log_in_anew()
         ours.keep_password("" if forget else unlock.new_password(ours.address, password_file))
         show.line(f"{ours.address}: {'no password is kept' if forget else 'the new password is kept'}.")
 

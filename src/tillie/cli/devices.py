@@ -10,14 +10,16 @@ from typer.core import TyperGroup
 from tillie.cli import show
 from tillie.cli.accounts import network_of
 from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, contact
+from tillie.directory import matrix
 from tillie.errors import UsageError
+from tillie.wire.display import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tillie.account import KnownKey
     from tillie.cli.terminal import Lines
     from tillie.client import Client
+    from tillie.known import KnownKey
     from tillie.model import Address
 
 
@@ -81,7 +83,7 @@ def keys_of(
 def reset(
     address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Whose sessions.")],
     device: Annotated[
-        int | None, typer.Argument(metavar="[DEVICE]", help="One device's id; all of them if left out.")
+        str | None, typer.Argument(metavar="[DEVICE]", help="One device's id; all of them if left out.")
     ] = None,
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
@@ -92,36 +94,51 @@ def reset(
     """
     from tillie.cli import unlock
 
-    with unlock.account(account, passphrase_file) as ours:
-        count = ours.reset(contact(address), device)
+    whose = contact(address)
+    device_id = _number_of(whose, device) if device is not None else None
+    with unlock.account(account, passphrase_file, network_of(whose)) as ours:
+        count = ours.reset(whose, device_id)
     if count:
         show.line(f"{count} session{'s' * (count != 1)} put away. Your next message begins anew.")
     else:
         show.line("There was no session; your next message begins one.")
 
 
+def _number_of(whose: Address, device: str) -> int:
+    """The number of a device that was named by its id. Raises `UsageError`."""
+    if whose.is_matrix:
+        return matrix.olm_id(device)
+    if not device.isascii() or not device.isdigit():
+        raise UsageError(f"'{device}' is not the id of a device.", hint=f"See 'tillie devices {whose}'.")
+    return int(device)
+
+
 @group.command()
 def remove(
-    device: Annotated[int, typer.Argument(metavar="DEVICE", help="The id of a device of yours ('tillie devices').")],
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="The id of a device of yours ('tillie devices').")],
     account: AccountOption = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Take a device of yours that is lost or gone off your list: your contacts stop sealing for it.
 
-    Its key is distrusted here as well. A device that still runs announces itself again: remove the account there.
+    Its key is distrusted here as well. On XMPP a device that still runs announces itself again: remove the account
+    there. On Matrix it is logged out, whatever program it runs.
     """
     from tillie.cli import online, unlock
     from tillie.model import Trust
 
-    async def work(client: Client, _: Lines) -> bool:
-        return await client.unlist(device)
-
     with unlock.account(account, passphrase_file) as ours:
+        number = _number_of(ours.address, device)
         mine = ours.own_device()
-        if mine is not None and mine.id == device:
-            raise UsageError("That is this device.", hint="Remove it with 'tillie account remove ADDRESS'.")
+        if mine is not None and mine.id == number:
+            raise UsageError("That is this device.", hint=f"Remove it with 'tillie account remove {ours.address}'.")
+
+        async def work(client: Client, _: Lines) -> bool:
+            return await client.unlist(device if ours.address.is_matrix else number)
+
+        usual = ours.schemes[0].name
         known = ours.keys(ours.address)
-        keys = [k.device.key for k in known if k.scheme == "omemo" and k.device.id == device and k.device.key]
+        keys = [k.device.key for k in known if k.scheme == usual and k.device.id == number and k.device.key]
         found = online.run(ours, unlock.password(ours), work, ask=False)
         if mine is not None:
             # A restored account shares its key with the device it comes from: that key is ours.
@@ -129,14 +146,12 @@ def remove(
                 if key != mine.key:
                     ours.decide(ours.address, key, Trust.DISTRUSTED)
     if not found:
-        raise UsageError(f"Device {device} is not on your list.", hint="See 'tillie devices'.")
-    show.line(f"Device {device} is off your list.")
+        raise UsageError(f"Device {printable(device)} is not on your list.", hint="See 'tillie devices'.")
+    show.line(f"Device {printable(device)} is off your list.")
 
 
 def show_keys(keys: list[KnownKey]) -> None:
     """A table, and under it the fingerprints, which are too long for one."""
-    from tillie.wire.display import printable
-
     rows = [(name_of(key), trust_of(key), state_of(key), printable(_label_of(key), 40)) for key in keys]
     show.table(("device", "trust", "state", "label"), rows)
     show.line()
@@ -151,8 +166,6 @@ def _label_of(key: KnownKey) -> str:
 
 def name_of(key: KnownKey) -> str:
     """What a key is called in lists and as an argument: the device's id, or the first 16 digits of its fingerprint."""
-    from tillie.wire.display import printable
-
     if key.scheme == "olm":
         return printable(key.device.label, 40) or "-"
     if key.scheme == "openpgp":
@@ -168,8 +181,6 @@ def trust_of(key: KnownKey) -> str:
 
 
 def state_of(key: KnownKey) -> str:
-    from tillie.wire.display import printable
-
     if key.is_gone:
         return "no device shows this key any more"
     if key.scheme == "openpgp":
@@ -186,8 +197,6 @@ def state_of(key: KnownKey) -> str:
 
 
 def _openpgp_state(key: KnownKey) -> str:
-    from tillie.wire.display import printable
-
     active = ", signs" if key.info and key.info.active else ""
     if key.why:
         return f"OpenPGP, can't be used: {printable(key.why)}"

@@ -15,9 +15,10 @@ from tillie.cli.options import AccountOption, JsonOption, PassphraseFile, Scheme
 from tillie.errors import PassphraseNeeded, UsageError
 
 if TYPE_CHECKING:
-    from tillie.account import Account, KnownKey
+    from tillie.account import Account
     from tillie.cli.terminal import Lines
     from tillie.client import Client
+    from tillie.known import KnownKey
     from tillie.model import Device
 
 MAX_IMPORT = 4 << 20  # bytes of an export; armoured, with photographs in it

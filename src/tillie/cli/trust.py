@@ -23,9 +23,10 @@ from tillie.errors import UsageError
 from tillie.model import Trust
 
 if TYPE_CHECKING:
-    from tillie.account import Account, KnownKey
+    from tillie.account import Account
     from tillie.cli.terminal import Lines
     from tillie.client import Client
+    from tillie.known import KnownKey
     from tillie.model import Address
 
 MAX_ID_DIGITS = 10  # of an OMEMO device's id

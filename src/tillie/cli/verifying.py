@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterable, Mapping
 from urllib.parse import quote, unquote
 
-from tillie.account import Account, KnownKey
+from tillie.account import Account
 from tillie.cli import links, show
 from tillie.errors import NotTrusted, UsageError
+from tillie.known import KnownKey
 from tillie.model import Address, Device, Trust
 from tillie.trust import fingerprint
 from tillie.wire.display import printable
