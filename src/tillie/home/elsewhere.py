@@ -110,7 +110,7 @@ def _remember(conn: Connection, heard: Mapping[str, Statement | None], now: int)
         if statement is not None:
             honesty.record(conn, statement, now)
         conn.execute(
-            "INSERT INTO remote_lists (user_id, sequence, json, fetched_ts, is_followed, is_stale, is_stated)"
+            "INSERT INTO remote_lists (user_id, sequence, json, fetched_ts, followed_until_ts, is_stale, is_stated)"
             " VALUES (?, 0, ?, ?, 0, 1, ?) ON CONFLICT (user_id) DO UPDATE SET is_stated = excluded.is_stated",
             (user, b"{}", now, int(statement is not None)),
         )

@@ -67,7 +67,7 @@ def deliver(conn: Connection, sender: str, type: str, messages: Messages) -> fro
         for device, content in contents.items():
             rows = _positions(conn, user, device)
             if rows:
-                event = msgspec.json.encode({"content": content, "sender": sender, "type": type})
+                event = msgspec.json.encode({"content": content, "sender": str(sender), "type": type})
                 conn.executemany(
                     "INSERT INTO messages (user_id, device_id, position, json) VALUES (?, ?, ?, ?)",
                     [(user, each, position, event) for each, position in rows],
@@ -103,7 +103,7 @@ def edus(sender: str, type: str, messages: Messages) -> Iterator[dict[str, Any]]
 
 def _edu(sender: str, type: str, messages: Messages) -> dict[str, Any]:
     # "message_id": at most 32 code points, and the other server drops what comes twice under one.
-    content = {"sender": sender, "type": type, "message_id": random_bytes(16).hex(), "messages": messages}
+    content = {"sender": str(sender), "type": type, "message_id": random_bytes(16).hex(), "messages": messages}
     return {"edu_type": DIRECT_TO_DEVICE, "content": content}
 
 

@@ -7,10 +7,10 @@ import ipaddress
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
@@ -32,9 +32,10 @@ from tillie.home.passwords import Passwords
 from tillie.wire import base64
 from tillie.wire.canonical import Object
 
-__all__ = ["Home", "Signer", "Waiters", "Who", "load_signer", "write_signing_key"]
+if TYPE_CHECKING:
+    from tillie.home.federation.federation import Federation
 
-Claims = dict[str, dict[str, dict[str, Any]]]  # {user: {device: {"algorithm:id": key}}}
+__all__ = ["Home", "Signer", "Waiters", "Who", "load_signer", "write_signing_key"]
 
 _BEARER = b"bearer "
 _VERSION = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -104,31 +105,10 @@ class Waiters:
         self._counts[user] = self._counts.get(user, 0) + 1
         return self._events.setdefault(user, asyncio.Event())
 
-    def again(self, user: str) -> asyncio.Event:
-        """The event after the one that was set, for who stays."""
-        return self._events[user]
-
     def leave(self, user: str) -> None:
         self._counts[user] -= 1
         if not self._counts[user]:
             del self._counts[user], self._events[user]
-
-
-class Federation(Protocol):
-    """Other homes, as they are asked for keys; `federation` has it. All of it raises `federation.transport.Failed`."""
-
-    async def query(self, server: str, users: Collection[str], seconds: float) -> Object:
-        """The answer to user/keys/query, about these users of that server only: `device_keys` and, where it signs any,
-        `directory.statements.MEMBER`; nothing in it is verified yet."""
-
-    async def claim(self, server: str, wanted: Mapping[str, Mapping[str, str]], seconds: float) -> Claims:
-        """A key for each device that was asked for and is there, of the algorithm that was asked for."""
-
-    async def signing_keys(self, server: str) -> Mapping[str, bytes]:
-        """{"ed25519:...": 32 bytes}"""
-
-    def wake(self, server: str) -> None:
-        """There is something in the queue for a server."""
 
 
 class Home:
@@ -160,6 +140,11 @@ class Home:
 
     async def start(self) -> None:
         """What runs beside the requests."""
+        if self.config.federation.enabled:
+            from tillie.home.federation.federation import Federation
+
+            self.federation = Federation(self)
+            self.federation.start()
 
     def begin_stop(self) -> None:
         """Let long polls end; what is being answered goes on."""
@@ -169,6 +154,8 @@ class Home:
     async def stop(self) -> None:
         """End, once nothing is being answered any more; what waits for other servers stays in the database."""
         self.begin_stop()
+        if self.federation is not None:
+            await self.federation.stop()
         self.passwords.close()
         await self.db.close()
         self.log.flush()
