@@ -8,7 +8,7 @@ export PYTHON
 BIN = .venv/bin
 
 help:
-	@echo "make demo      a sealed conversation, a private blog, an encrypted session, on a real server"
+	@echo "make demo      a sealed conversation, a private blog, an encrypted session, on real servers; two homes"
 	@echo "make test      lint, types, contracts, and all tests but the heavy ones"
 	@echo "make interop   the tests against heavy peers"
 	@echo "make lint      ruff, mypy, import contracts"
@@ -21,6 +21,7 @@ demo:
 	@$(BIN)/tillie demo conversation
 	@$(BIN)/tillie demo pubsub
 	@$(BIN)/tillie demo session
+	@$(BIN)/tillie demo matrix
 
 test: lint
 	@sh scripts/setup dev prosody

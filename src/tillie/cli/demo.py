@@ -1,4 +1,4 @@
-"""`tillie demo conversation`, `tillie demo pubsub` and `tillie demo session`."""
+"""`tillie demo conversation`, `tillie demo pubsub`, `tillie demo session` and `tillie demo matrix`."""
 
 from __future__ import annotations
 
@@ -50,6 +50,18 @@ def session(json: JsonOption = False) -> None:
     Starts a private Prosody, or a stand-in inside this process where there is none, and removes it at the end.
     """
     from tillie.demo import session as play
+
+    if not play.run(json=json):
+        raise typer.Exit(exits.FAILED)
+
+
+@group.command()
+def matrix(json: JsonOption = False) -> None:
+    """Sealed messages between two homes on this machine, in both profiles, and the audit of a home that lies.
+
+    Starts two homes of Tillie's own, each with an operator, and removes them at the end. Needs nothing but Python.
+    """
+    from tillie.demo import matrix as play
 
     if not play.run(json=json):
         raise typer.Exit(exits.FAILED)

@@ -7,7 +7,6 @@ own. At the end everything that the server holds is searched for every text that
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,18 +14,15 @@ from typing import Any
 
 from tillie import store as stores
 from tillie.account import Account
-from tillie.client import Client, text_content, text_of
+from tillie.client import Client, text_content
 from tillie.crypto.random import random_bytes
-from tillie.demo import performance
+from tillie.demo import people, performance
 from tillie.demo.performance import NotAsWritten
 from tillie.demo.places import ALICE, BOB, Place, choose
 from tillie.demo.stage import Stage
 from tillie.errors import Unreachable
 from tillie.model import Address, Send, Trust
 from tillie.wire import xml
-
-READ_SECONDS = 15.0  # until a message must have been read
-_LOOK_SECONDS = 0.02
 
 TEA = 'Shall we have tea at four, under the "old" balcony? <3'
 YES = "At four, gladly & without thy cousin Tybalt."
@@ -73,16 +69,7 @@ class Device:
 
     async def reads(self, text: str) -> str:
         """Wait for a message that says this; what it said, as it was opened."""
-        engine = self.online().engine
-        deadline = time.monotonic() + READ_SECONDS
-        while time.monotonic() < deadline:
-            for row, delivery in await engine.inbox():
-                opened = text_of(delivery.content) if delivery.content else ""
-                if opened == text:
-                    await engine.acknowledge(row)
-                    return opened
-            await asyncio.sleep(_LOOK_SECONDS)
-        raise NotAsWritten(f"{self.name} did not read a message in {READ_SECONDS:.0f} seconds.")
+        return await people.read(self.name, self.online().engine, text)
 
     def _watch(self) -> None:
         """Keep a copy of what goes to the server: the audience wants to see what it gets."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 
 from tillie import store as stores
 from tillie.account import Account
-from tillie.client import Client
+from tillie.client import Client, text_of
 from tillie.crypto.random import random_bytes
+from tillie.demo.performance import NotAsWritten
 from tillie.demo.places import Place
+from tillie.engine import Engine
 from tillie.errors import Unreachable
 from tillie.model import Address
 from tillie.networks import Options
+
+READ_SECONDS = 15.0  # until a message must have been read
+_LOOK_SECONDS = 0.02
 
 
 class Player:
@@ -37,3 +44,16 @@ class Player:
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+
+async def read(name: str, engine: Engine, text: str) -> str:
+    """Wait until a message that says this is in the inbox; what it said."""
+    deadline = time.monotonic() + READ_SECONDS
+    while time.monotonic() < deadline:
+        for row, delivery in await engine.inbox():
+            opened = text_of(delivery.content) if delivery.content else ""
+            if opened == text:
+                await engine.acknowledge(row)
+                return opened
+        await asyncio.sleep(_LOOK_SECONDS)
+    raise NotAsWritten(f"{name} did not read a message in {READ_SECONDS:.0f} seconds.")
