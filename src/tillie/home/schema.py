@@ -112,7 +112,7 @@ MIGRATIONS = (
         sequence BIGINT NOT NULL,                  -- stream_id of the newest change that is in `json`
         json BYTEA NOT NULL,                       -- their device map
         fetched_ts BIGINT NOT NULL,
-        is_followed INTEGER NOT NULL,              -- their server tells us of changes
+        followed_until_ts BIGINT NOT NULL,         -- until when their server tells us of changes (0: it does not)
         is_stale INTEGER NOT NULL DEFAULT 0,
         is_stated INTEGER NOT NULL DEFAULT 0       -- their server signs statements
     );

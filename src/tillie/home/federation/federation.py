@@ -1,0 +1,66 @@
+"""All that a home says to other homes, and hears from them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+from tillie.home.federation import followed
+from tillie.home.federation.incoming import Incoming
+from tillie.home.federation.keyring import Keyring
+from tillie.home.federation.outgoing import Outgoing
+from tillie.home.federation.remote import Keys, Remote
+from tillie.home.federation.transport import Transport
+from tillie.wire.canonical import Object
+
+if TYPE_CHECKING:
+    from tillie.home.service import Home
+
+TIDY_SECONDS = 3_600.0
+
+
+class Federation:
+    """The parts of federation, joined. Made on the event loop."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self.transport = Transport(home)
+        self.keyring = Keyring(home, self.transport)
+        self.remote = Remote(home, self.transport)
+        self.outgoing = Outgoing(home, self.transport)
+        self.incoming = Incoming(home, self.remote)
+        self._tidying: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self.outgoing.start()
+        self._tidying = asyncio.create_task(self._tidy())
+
+    async def stop(self) -> None:
+        if self._tidying is not None:
+            self._tidying.cancel()
+            await asyncio.gather(self._tidying, return_exceptions=True)
+        await self.outgoing.stop()
+        await self.transport.close()
+
+    async def query(self, server: str, users: Collection[str], seconds: float) -> Object:
+        """See `Remote.query`. Raises `transport.Failed`."""
+        return await self.remote.query(server, users, seconds)
+
+    async def claim(self, server: str, wanted: Mapping[str, Mapping[str, str]], seconds: float) -> Keys:
+        """See `Remote.claim`. Raises `transport.Failed`."""
+        return await self.remote.claim(server, wanted, seconds)
+
+    async def signing_keys(self, server: str) -> Mapping[str, bytes]:
+        """The keys that a server signs with now: {"ed25519:...": 32 bytes}; none if it can't be asked."""
+        return await self.keyring.all(server)
+
+    def wake(self, server: str) -> None:
+        """Something waits for a server, and is committed."""
+        self.outgoing.wake(server)
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_SECONDS)
+            now = self._home.now()
+            await self._home.db.write(lambda conn, now=now: followed.forget_old(conn, now))  # type: ignore[misc]

@@ -1,0 +1,160 @@
+"""Device lists of users of other homes that tell us of changes (server-server API, "Device Management").
+
+Matrix sends updates to servers that share a room, and a home has none. So a home that is asked says that it will tell,
+and until when (`FOLLOWS` beside the devices); a list of any other server is asked for each time. Updates may be lost,
+repeated, or overtake each other: each names the one before it, and where that does not fit, the list is asked for again
+when somebody wants it. And because a server that lost its database forgot whom to tell, nothing is believed for long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from tillie.directory.matrix import MAX_DEVICE_BYTES, MAX_DEVICES
+from tillie.errors import Malformed
+from tillie.home import lists
+from tillie.home.database import Connection
+from tillie.wire import canonical, matrix
+from tillie.wire.canonical import Object
+
+FOLLOWS = "org.tillie.follows"  # {user: {"sequence": of what is answered, "until_ts": until when changes are told}}
+TOLD_MS = 7 * 86_400_000  # how long a server that asked is told
+RENEW_MS = 86_400_000  # ... which is written down again at most so often
+BELIEVED_MS = 600_000  # how long a list is believed that was neither asked for again nor changed
+FORGOTTEN_MS = 30 * 86_400_000
+MAX_PREVIOUS = 100  # entries of prev_id
+
+
+class Fresh(NamedTuple):
+    """A user's devices as their server just answered. `followed_until_ts` is 0 where it does not tell of changes."""
+
+    user: str
+    devices: Mapping[str, Object]
+    sequence: int
+    followed_until_ts: int
+
+
+class Cached(NamedTuple):
+    """A list that is believed without asking."""
+
+    devices: dict[str, Object]
+    sequence: int
+
+
+class Update(NamedTuple):
+    """An m.device_list_update, its shape checked. `keys` is None for a device without, or one that was deleted."""
+
+    user: str
+    device: str
+    sequence: int
+    previous: tuple[int, ...]
+    keys: Object | None
+
+
+def cached(conn: Connection, user: str, now: int) -> Cached | None:
+    """A list that may be believed, in milliseconds since the epoch."""
+    row = conn.execute(
+        "SELECT json, sequence FROM remote_lists WHERE user_id = ?"
+        " AND is_stale = 0 AND followed_until_ts > ? AND fetched_ts > ? AND fetched_ts <= ?",
+        (user, now, now - BELIEVED_MS, now),
+    ).fetchone()
+    return Cached(msgspec.json.decode(row[0]), row[1]) if row else None
+
+
+def store(conn: Connection, fresh: Fresh, now: int, *, is_stale: bool) -> None:
+    """Keep what a server answered, of whatever sequence: it was asked after all that we heard before. `is_stale`: more
+    was heard meanwhile."""
+    conn.execute(
+        """
+        INSERT INTO remote_lists (user_id, sequence, json, fetched_ts, followed_until_ts, is_stale)
+        VALUES (?, ?, ?, ?, ?, ?)
+        ON CONFLICT (user_id) DO UPDATE SET sequence = excluded.sequence, json = excluded.json,
+            fetched_ts = excluded.fetched_ts, followed_until_ts = excluded.followed_until_ts,
+            is_stale = excluded.is_stale
+        """,
+        (fresh.user, fresh.sequence, msgspec.json.encode(fresh.devices), now, fresh.followed_until_ts, is_stale),
+    )
+
+
+def read_update(content: Object, origin: str) -> Update:
+    """Raises `Malformed`, `InvalidAddress`."""
+    user, device, sequence = content.get("user_id"), content.get("device_id"), content.get("stream_id")
+    if not isinstance(user, str) or matrix.parse_user_id(user).partition(":")[2] != origin:
+        raise Malformed("an update of a device list is not of the sender's user")
+    if not isinstance(device, str) or not matrix.is_device_id(device):
+        raise Malformed("an update names no valid device")
+    previous = content.get("prev_id", [])
+    if type(sequence) is not int or not isinstance(previous, list) or len(previous) > MAX_PREVIOUS:
+        raise Malformed("an update has no stream_id, or no valid prev_id")
+    if any(type(each) is not int for each in previous):
+        raise Malformed("an update has no valid prev_id")
+    deleted, keys = content.get("deleted", False), content.get("keys")
+    if type(deleted) is not bool or not isinstance(keys, dict | None):
+        raise Malformed("an update's device is not an object")
+    if keys is not None and len(canonical.encode(keys)) > MAX_DEVICE_BYTES:
+        raise Malformed("an update's device is too large")
+    return Update(user, device, sequence, tuple(previous), None if deleted or not keys else keys)
+
+
+def apply(conn: Connection, update: Update) -> frozenset[str]:
+    """Take an update in: the kept list is changed if this follows on it, else marked stale. Whom to wake.
+
+    An update of an older sequence too makes it stale: a server whose database was restored counts from there again. So
+    does one of the draft: its devices count with their server's signature only, and an update has none.
+    """
+    row = conn.execute("SELECT sequence, json, is_stale FROM remote_lists WHERE user_id = ?", (update.user,)).fetchone()
+    if row is not None and not row[2]:
+        sequence, json, _ = row
+        devices = msgspec.json.decode(json)
+        devices.pop(update.device, None)
+        if update.keys is not None:
+            devices[update.device] = update.keys
+        follows = update.previous == (sequence,) and update.sequence > sequence
+        is_dated = update.keys is not None and "valid_until_ts" in update.keys
+        if follows and not is_dated and len(devices) <= MAX_DEVICES:
+            conn.execute(
+                "UPDATE remote_lists SET sequence = ?, json = ? WHERE user_id = ?",
+                (update.sequence, msgspec.json.encode(devices), update.user),
+            )
+        else:
+            conn.execute("UPDATE remote_lists SET is_stale = 1 WHERE user_id = ?", (update.user,))
+    return lists.tell(conn, update.user)
+
+
+def forget_old(conn: Connection, now: int) -> None:
+    """Drop lists that nobody asked for in a long time."""
+    conn.execute("DELETE FROM remote_lists WHERE fetched_ts < ?", (now - FORGOTTEN_MS,))
+
+
+def read_follows(value: object, user: str, now: int) -> tuple[int, int]:
+    """(sequence, until when changes are told) out of an answer; (0, 0) where it promises nothing."""
+    found = value.get(user) if isinstance(value, dict) else None
+    if not isinstance(found, dict):
+        return 0, 0
+    sequence, until = found.get("sequence"), found.get("until_ts")
+    if type(sequence) is not int or type(until) is not int or not 0 <= sequence <= canonical.MAX_INTEGER:
+        return 0, 0
+    return sequence, min(until, now + TOLD_MS)
+
+
+# -- our own users, and who is told of them -------------------------------------------------------------------------
+
+
+def promise(conn: Connection, users: Iterable[str], server: str, now: int) -> None:
+    """A server asks for local users' devices: it will be told. Before they are read: nothing falls between."""
+    for user in users:
+        if lists.sequence_of(conn, user) is not None:
+            lists.serve(conn, user, server, now + TOLD_MS)
+
+
+def is_promised(conn: Connection, users: Iterable[str], server: str, now: int) -> bool:
+    """Whether that was written down a short time ago for all that there are."""
+    found = "SELECT 1 FROM interested_servers WHERE user_id = ? AND server = ? AND until_ts > ?"
+    return all(
+        conn.execute(found, (user, server, now + TOLD_MS - RENEW_MS)).fetchone()
+        or lists.sequence_of(conn, user) is None
+        for user in users
+    )
