@@ -1,6 +1,8 @@
-"""A private `tillie home` on loopback: a process of its own, TLS by throw-away certificates, a free port.
+"""A private `tillie home` on loopback: a process of its own, TLS by throw-away certificates, a free port; and one in
+the test's own process, without a socket.
 
-`localhost:PORT` is its name, so that homes find each other without DNS; those that share `certificates` federate.
+`localhost:PORT` is a private home's name, so that homes find each other without DNS; those that share `certificates`
+federate.
 """
 
 from __future__ import annotations
@@ -16,11 +18,18 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import AsyncIterator
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from support.certificates import HOST, Certificates, make_certificates
+from tillie.home.app import app
+from tillie.home.config import Config, Limits, Rate
+from tillie.home.database import Database
+from tillie.home.log import Log
+from tillie.home.service import Home, load_signer, write_signing_key
 
 PASSWORD = "only for tests"
 START_SECONDS = 20.0
@@ -50,11 +59,16 @@ registrations = {{per_second = 10000, burst = 10000}}
 """
 
 
-class Login:
+# For tests that are not about limits.
+GENEROUS = Limits(logins=Rate(1e4, 10_000), registrations=Rate(1e4, 10_000))
+
+
+class Login(NamedTuple):
     """One logged-in device."""
 
-    def __init__(self, user: str, device: str, token: str) -> None:
-        self.user, self.device, self.token = user, device, token
+    user: str
+    device: str
+    token: str
 
 
 class PrivateHome:
@@ -213,3 +227,109 @@ class PrivateHome:
         if status != 200:
             raise RuntimeError(f"the home answered {path} with {status} {answer}")
         return answer
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class HomeHere:
+    """A home in this process: requests are handed to its door. `home_here` makes one."""
+
+    def __init__(self, home: Home, log: BytesIO) -> None:
+        self.home = home
+        self._door = app(home)
+        self._log = log
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        self.home.log.flush()
+        return [json.loads(line) for line in self._log.getvalue().splitlines()]
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        token: str = "",
+        headers: dict[str, str] | None = None,
+        *,
+        client: str = "192.0.2.1",
+    ) -> tuple[int, Any]:
+        """As `PrivateHome.request`."""
+        status, _, answer = await self.full(method, path, body, token, headers, client=client)
+        return status, answer
+
+    async def full(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        token: str = "",
+        headers: dict[str, str] | None = None,
+        *,
+        client: str = "192.0.2.1",
+    ) -> tuple[int, dict[str, str], Any]:
+        """Status, headers and JSON of the answer."""
+        data = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        given = {**(headers or {}), **({"authorization": f"Bearer {token}"} if token else {})}
+        raw, _, query = path.partition("?")
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": raw,
+            "raw_path": raw.encode("latin-1"),
+            "query_string": query.encode(),
+            "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in given.items()],
+            "client": (client, 1),
+        }
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": data, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await self._door(scope, receive, send)
+        answered = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return sent[0]["status"], answered, json.loads(b"".join(each.get("body", b"") for each in sent[1:]))
+
+    async def must(self, method: str, path: str, body: object = None, token: str = "") -> Any:
+        status, answer = await self.request(method, path, body, token)
+        assert status == 200, (path, status, answer)
+        return answer
+
+    async def register(self, localpart: str, password: str = PASSWORD) -> str:
+        body = {"username": localpart, "password": password, "inhibit_login": True, "auth": {"type": "m.login.dummy"}}
+        return str((await self.must("POST", "/_matrix/client/v3/register", body))["user_id"])
+
+    async def login(self, localpart: str, device: str, password: str = PASSWORD) -> Login:
+        identifier = {"type": "m.id.user", "user": localpart}
+        body = {"type": "m.login.password", "identifier": identifier, "password": password, "device_id": device}
+        made = await self.must("POST", "/_matrix/client/v3/login", body)
+        return Login(made["user_id"], made["device_id"], made["access_token"])
+
+
+@contextlib.asynccontextmanager
+async def home_here(folder: Path, *, clock: Any = None, **config: Any) -> AsyncIterator[HomeHere]:
+    """A home of the name "home.example", on what is in the folder, if anything; `config` are fields of
+    `home.config.Config`."""
+    given: dict[str, Any] = {"server_name": "home.example", "registration": True, "limits": GENEROUS, **config}
+    settings = Config(**given, folder=str(folder))
+    with contextlib.suppress(FileExistsError):
+        write_signing_key(settings.path(settings.signing_key))
+    log = BytesIO()
+    database = Database(settings.path(settings.database))
+    home = Home(settings, database, load_signer(settings), clock=clock or time.time, log=Log(log))
+    await home.start()
+    try:
+        yield HomeHere(home, log)
+    finally:
+        await home.stop()

@@ -44,7 +44,9 @@ class Database:
             _migrate(self._writer)
             self._reader = _open(path)
         except sqlite3.Error as error:
-            raise StoreUnwritable(f"{path}: {error}.") from None
+            if _is_disk(error):
+                raise StoreUnwritable(f"{path}: {error}.") from None
+            raise
         self._reader.execute("PRAGMA query_only = ON")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="database")
         self._waiting: list[_Step] = []
@@ -125,7 +127,9 @@ def _run(conn: Connection, batch: list[_Step]) -> list[Any]:
 
 def _is_disk(error: BaseException) -> bool:
     """Whether it is the disk's fault, or another process's; not our SQL's."""
-    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR
+    if isinstance(error, sqlite3.OperationalError):
+        return error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR
+    return type(error) is sqlite3.DatabaseError  # the file is no database, or is damaged
 
 
 def _open(path: Path) -> Connection:
@@ -150,7 +154,7 @@ def _migrate(conn: Connection) -> None:
             if version == len(MIGRATIONS):
                 conn.execute("ROLLBACK")
                 return
-            for statement in MIGRATIONS[version].split(";"):
+            for statement in MIGRATIONS[version].split(";\n"):
                 cursor.execute(statement)
             cursor.execute(f"PRAGMA user_version = {version + 1}")
         conn.execute("COMMIT")

@@ -1,0 +1,135 @@
+"""Transcripts: a home made, accounts added, its audit (how it serves: tests/home/test_home_operation.py)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tillie.cli import exits, main
+from tillie.home import honesty
+from tillie.home.config import load
+from tillie.home.database import Connection, Database
+from tillie.home.service import load_signer
+from tillie.model import Address
+from tillie.wire import canonical
+
+ALICE = Address("@alice:home.example")
+
+
+def test_init_makes_a_configuration_that_says_what_can_be_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["home", "init", "home.example", "--folder", str(tmp_path / "home")]) == exits.OK
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path}/home/home.toml is made, and the signing key beside it.\n"
+    assert "tls_certificate" in err
+    assert "tillie home serve -c" in err
+    found = load(tmp_path / "home" / "home.toml")
+    assert (found.server_name, found.registration, found.listen[0].port) == ("home.example", False, 8448)
+    assert load_signer(found).server == "home.example"
+    assert (tmp_path / "home" / "signing.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_init_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["home", "init", "home.example", "--folder", str(tmp_path)]) == exits.OK
+    key = (tmp_path / "signing.key").read_text()
+    assert main(["home", "init", "other.example", "--folder", str(tmp_path)]) == exits.USAGE
+    assert "is there already" in capsys.readouterr().err
+    (tmp_path / "home.toml").unlink()
+    assert main(["home", "init", "home.example", "--folder", str(tmp_path), "--self-signed"]) == exits.OK
+    assert (tmp_path / "signing.key").read_text() == key
+    found = load(tmp_path / "home.toml")
+    assert found.path(found.tls_certificate).exists()
+    assert found.path(found.tls_key).exists()
+
+
+@pytest.mark.parametrize("name", ["no name", "", "@alice:home.example", "a.example:99999"])
+def test_init_refuses_what_is_no_server(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["home", "init", name, "--folder", str(tmp_path / "home")]) == exits.USAGE
+    assert not (tmp_path / "home").exists()
+
+
+def test_every_command_says_how_to_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = ["-c", str(tmp_path / "home.toml")]
+    (tmp_path / "password").write_text("a password\n")
+    for command in (["serve"], ["adduser", "alice", "--password-file", str(tmp_path / "password")], ["audit", ALICE]):
+        assert main(["home", *command, *missing]) == exits.USAGE
+        out, err = capsys.readouterr()
+        assert (out, "tillie home init SERVER_NAME" in err) == ("", True)
+
+
+@pytest.mark.parametrize("command", ["init", "serve", "adduser", "audit"])
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["home", command, "--help"]) == exits.OK
+    assert capsys.readouterr().out.startswith(f"Usage: tillie home {command} ")
+
+
+@pytest.mark.parametrize("command", [["serve"], ["audit", ALICE]])
+def test_what_is_not_installed_is_named(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [each for each in sys.modules if each.startswith(("starlette", "uvicorn", "tillie.home"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["home", *command]) == exits.USAGE
+    assert "pip install 'tillie[home]'" in capsys.readouterr().err
+
+
+# -- audit ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A home with a user whose device list changed twice."""
+    assert main(["home", "init", "home.example", "--folder", str(tmp_path)]) == exits.OK
+    (tmp_path / "password").write_text("a password\n")
+    file = tmp_path / "home.toml"
+    assert (
+        main(["home", "adduser", "alice", "--password-file", str(tmp_path / "password"), "-c", str(file)]) == exits.OK
+    )
+    assert f"{ALICE} is made." in capsys.readouterr().out
+    conn: Connection = Database(tmp_path / "home.db")._writer
+    honesty.state(conn, ALICE, 1, {}, 1_000)
+    honesty.state(conn, ALICE, 2, {"A": {}}, 2_000)
+    conn.close()
+    return file
+
+
+def test_an_honest_home(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["home", "audit", ALICE, "-c", str(config)]) == exits.OK
+    out = capsys.readouterr().out
+    assert "2 statements of home.example" in out
+    assert "none contradicts another" in out
+    assert main(["home", "audit", ALICE, "-c", str(config), "--json"]) == exits.OK
+    found = json.loads(capsys.readouterr().out)
+    assert (found["user"], found["server"], found["signs"]) == (ALICE, "home.example", True)
+    assert len(found["statements"]) == 2
+    assert found["lies"] == []
+
+
+def test_a_lie_is_proven_by_what_somebody_kept(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tillie.directory import statements
+
+    signer = load_signer(load(config))
+    lie = signer.sign(statements.unsigned(ALICE, 2, 2.0, {"MALLORY": {}}))
+    forged = {**lie, "sequence": 1}
+    kept = config.parent / "kept.json"
+    kept.write_bytes(canonical.encode(lie) + b"\n" + canonical.encode(forged) + b"\n")
+    assert main(["home", "audit", ALICE, "-c", str(config), "--with", str(kept)]) == exits.PEER
+    out, err = capsys.readouterr()
+    assert "A lie: of sequence 2" in out
+    assert "does not count" in err
+    assert main(["home", "audit", ALICE, "-c", str(config), "--with", str(kept), "--json"]) == exits.PEER
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["lies"]) == 1
+    assert len(found["refused"]) == 1
+
+
+def test_somebody_elsewhere_who_was_never_asked_for(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["home", "audit", "@bob:other.example", "-c", str(config)]) == exits.OK
+    assert "has never asked other.example" in capsys.readouterr().out
+    assert main(["home", "audit", "bob", "-c", str(config)]) == exits.USAGE
