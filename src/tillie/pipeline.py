@@ -269,12 +269,18 @@ def _remember(s: State, scheme: Scheme, opened: Opened, around: Stanza) -> None:
     if content is None or device is None or opened.time is None:
         return
     ours = device.address == scheme.account
-    with_whom = around.to.bare if ours else device.address
+    with_whom = _recipient(opened, around).bare if ours else device.address
     entry = history.Entry(
         str(with_whom), ours, opened.time, content.data.decode(), around.id, device.id, opened.trust.value, scheme.name,
         opened.notes,
     )  # fmt: skip
     history.append(s, entry)
+
+
+def _recipient(opened: Opened, around: Stanza) -> Address:
+    """To whom it was sent: as the stanza says, or on Matrix, where an event is for one device, as the envelope does."""
+    inside = opened.envelope.to if opened.envelope and around.to.is_matrix else None
+    return inside or around.to
 
 
 # -- the inbox ------------------------------------------------------------------------------------------------------
@@ -320,7 +326,7 @@ def encode_delivery(opened: Opened, around: Stanza) -> bytes:
             opened.kind.value,
             opened.scheme,
             str(device.address if device else around.sender.bare),
-            str(around.to),
+            str(_recipient(opened, around)),
             device.id if device else 0,
             device.key if device else b"",
             device.label if device else "",

@@ -114,8 +114,9 @@ def choose(wanted: str | None, network: Network | None = None) -> Entry:
     if len(fitting) == 1:
         return fitting[0]
     if network is not None and not fitting:
+        on_matrix = f" On Matrix there are: {ON_MATRIX}." if network is Network.XMPP else ""
         raise UsageError(
-            f"That needs {network.article} {network.value} account, and there is none here.",
+            f"That needs {network.article} {network.value} account, and there is none here.{on_matrix}",
             hint=f"Add one: tillie account add {network.example}",
         )
     names = ", ".join(entry.address for entry in fitting)
@@ -130,7 +131,7 @@ def _named(entries: list[Entry], wanted: str, network: Network | None) -> Entry:
     if network not in (None, found.network):
         raise UsageError(
             f"That needs {network.article} {network.value} account; {address} is one on {found.network.value}.",
-            hint=f"What an account can do on Matrix: {ON_MATRIX}." if network is Network.XMPP else "",
+            hint=f"On Matrix there are: {ON_MATRIX}." if network is Network.XMPP else "",
         )
     return found
 

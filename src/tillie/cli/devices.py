@@ -134,7 +134,11 @@ def remove(
             raise UsageError("That is this device.", hint=f"Remove it with 'tillie account remove {ours.address}'.")
 
         async def work(client: Client, _: Lines) -> bool:
-            return await client.unlist(device if ours.address.is_matrix else number)
+            if not ours.address.is_matrix:
+                return await client.unlist(number)
+            # A homeserver deletes also what is not there.
+            listed = [key.device.label for key in await client.devices(ours.address)]
+            return device in listed and await client.unlist(device)
 
         usual = ours.schemes[0].name
         known = ours.keys(ours.address)
@@ -153,7 +157,8 @@ def remove(
 def show_keys(keys: list[KnownKey]) -> None:
     """A table, and under it the fingerprints, which are too long for one."""
     rows = [(name_of(key), trust_of(key), state_of(key), printable(_label_of(key), 40)) for key in keys]
-    show.table(("device", "trust", "state", "label"), rows)
+    shown = 4 if any(key.scheme != "olm" for key in keys) else 3  # a Matrix device's label is its id
+    show.table(("device", "trust", "state", "label")[:shown], [row[:shown] for row in rows])
     show.line()
     for key in keys:
         if key.fingerprint:  # an OpenPGP key's begins with its name

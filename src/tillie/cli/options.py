@@ -113,6 +113,6 @@ def contact_on_xmpp(text: str) -> Address:
     if found.is_matrix:
         raise UsageError(
             f"{found} is on Matrix, and that is for people on XMPP.",
-            hint=f"What you can do on Matrix: {ON_MATRIX}.",
+            hint=f"On Matrix there are: {ON_MATRIX}.",
         )
     return found

@@ -65,9 +65,10 @@ def verify(
         elif fingerprint or uri:
             _match(ours, whose, device, fingerprint, uri)
         elif not show.is_conversation():
+            session = "" if whose.is_matrix else "--string STRING of an open session, or "
             raise UsageError(
                 "There is nobody to ask whether it is the same.",
-                hint="Give what you got: --string STRING of an open session, or --fingerprint FINGERPRINT.",
+                hint=f"Give what you got: {session}--fingerprint FINGERPRINT.",
             )
         elif _ask(ours, whose, device, sessions):
             raise typer.Exit(exits.DECISION)
