@@ -25,7 +25,7 @@ def test_messages_come_in_order_and_again_until_they_are_acknowledged(tmp_path: 
             assert first == again, "nothing shows that they came"
             assert [event["content"]["n"] for event in first["to_device"]["events"]] == list(range(MAX_MESSAGES))
             assert first["to_device"]["events"][0] == {"content": {"n": 0}, "sender": ann.user, "type": "m.test"}
-            rest = await bob.sync(first["next_batch"], timeout=30_000)
+            rest = await bob.sync(first["next_batch"], wait=30_000)
             assert [event["content"]["n"] for event in rest["to_device"]["events"]] == list(range(MAX_MESSAGES, count))
             assert rest == await bob.sync(first["next_batch"])
             assert "to_device" not in await bob.sync(rest["next_batch"])
@@ -89,7 +89,7 @@ def test_a_sync_waits_for_a_message(tmp_path: Path) -> None:
         async with home_inside(tmp_path) as inside:
             ann, bob = await inside.device("ann", "A"), await inside.device("bob", "B")
             since = (await bob.sync())["next_batch"]
-            waiting = asyncio.create_task(bob.sync(since, timeout=60_000))
+            waiting = asyncio.create_task(bob.sync(since, wait=60_000))
             await asyncio.sleep(0)
             assert not waiting.done()
             await ann.send("t", {bob.user: {"B": {"n": 1}}})

@@ -126,8 +126,9 @@ class InsideDevice:
     async def send(self, transaction: str, messages: object, type: str = "m.test") -> tuple[int, Any]:
         return await self.call("PUT", f"{CLIENT}/sendToDevice/{type}/{transaction}", {"messages": messages})
 
-    async def sync(self, since: str = "", timeout: int = 0) -> Any:
-        query = f"?since={since}&timeout={timeout}" if since else ""
+    async def sync(self, since: str = "", wait: int = 0) -> Any:
+        """`wait` in milliseconds."""
+        query = f"?since={since}&timeout={wait}" if since else ""
         return await self.must("GET", f"{CLIENT}/sync{query}")
 
 

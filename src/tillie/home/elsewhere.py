@@ -36,23 +36,23 @@ async def query(home: Home, profile: Profile, server: str, users: Collection[str
         return {}
     told = told if isinstance(told, dict) else {}
     signing_keys = await home.federation.signing_keys(server) if told or profile.servers_sign else {}
-    found, heard = {}, {}
+    found: dict[str, Found] = {}
+    heard: dict[str, Statement | None] = {}
     for user in users:
         devices = maps.get(user)
         if not isinstance(devices, dict) or len(devices) > MAX_DEVICES:
             continue
-        statement = _statement(told.get(user), Address(user), devices, server, signing_keys)
+        statement = heard[user] = _statement(told.get(user), Address(user), server, signing_keys)
         shown = {name: each for name, each in devices.items() if _is_of(profile, each)}
         is_whole = all(
             name in shown or not each.get("keys") for name, each in devices.items() if isinstance(each, dict)
         )
         if profile.servers_sign:
             shown = _signed(home, server, shown, signing_keys)
-        json = home.signer.sign(statement.source) if statement is not None and is_whole else None
-        found[user] = Found(_as_json(shown), canonical.encode(json) if json else b"")
-        heard[user] = statement
-    now = home.now()
-    await home.db.write(lambda conn: _remember(conn, heard, now))
+        is_stated = statement is not None and is_whole and statement.hash == statements.map_hash(devices)
+        json = canonical.encode(home.signer.sign(statement.source)) if statement is not None and is_stated else b""
+        found[user] = Found(_as_json(shown), json)
+    await _remember(home, heard)
     return found
 
 
@@ -66,16 +66,14 @@ def _is_of(profile: Profile, device: object) -> bool:
     return ("valid_until_ts" in device) == profile.dated
 
 
-def _statement(
-    value: object, user: Address, devices: Object, server: str, signing_keys: Mapping[str, bytes]
-) -> Statement | None:
-    """What a home says of these devices, if it signed that, and says it of these."""
+def _statement(value: object, user: Address, server: str, signing_keys: Mapping[str, bytes]) -> Statement | None:
+    """What a home says of a user's devices, if it signed that. That it shows other ones takes nothing from it."""
     try:
         statement = statements.read(value, user)
         statements.verify(statement, server, signing_keys)
-        return statement if statement.hash == statements.map_hash(devices) else None
     except (Malformed, BadSignature):
         return None
+    return statement
 
 
 def _signed(home: Home, server: str, devices: Object, signing_keys: Mapping[str, bytes]) -> Object:
@@ -105,12 +103,28 @@ def _as_json(devices: Object) -> dict[str, bytes]:
     return found
 
 
-def _remember(conn: Connection, heard: Mapping[str, Statement | None], now: int) -> None:
+async def _remember(home: Home, heard: Mapping[str, Statement | None]) -> None:
+    """Write down what is new in what was heard: mostly that is nothing."""
+    now = home.now()
+    new = home.db.read(lambda conn: {user: each for user, each in heard.items() if not _is_known(conn, user, each)})
+    if new:
+        await home.db.write(lambda conn: _write_down(conn, new, now))
+
+
+def _is_known(conn: Connection, user: str, statement: Statement | None) -> bool:
+    if statement is not None:
+        return honesty.is_recorded(conn, statement)
+    return conn.execute("SELECT 1 FROM remote_lists WHERE user_id = ?", (user,)).fetchone() is not None
+
+
+def _write_down(conn: Connection, heard: Mapping[str, Statement | None], now: int) -> None:
+    """A home that once signed is never again taken for one that does not."""
     for user, statement in heard.items():
         if statement is not None:
             honesty.record(conn, statement, now)
         conn.execute(
             "INSERT INTO remote_lists (user_id, sequence, json, fetched_ts, followed_until_ts, is_stale, is_stated)"
-            " VALUES (?, 0, ?, ?, 0, 1, ?) ON CONFLICT (user_id) DO UPDATE SET is_stated = excluded.is_stated",
+            " VALUES (?, 0, ?, ?, 0, 1, ?) ON CONFLICT (user_id) DO UPDATE SET is_stated ="
+            " CASE WHEN excluded.is_stated = 1 THEN 1 ELSE remote_lists.is_stated END",
             (user, b"{}", now, int(statement is not None)),
         )

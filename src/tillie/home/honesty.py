@@ -62,6 +62,14 @@ def record(conn: Connection, statement: Statement, now: int) -> None:
     _keep(conn, statement, now)
 
 
+def is_recorded(conn: Connection, statement: Statement) -> bool:
+    found = conn.execute(
+        "SELECT 1 FROM statements WHERE user_id = ? AND sequence = ? AND hash = ?",
+        (statement.user, statement.sequence, statement.hash),
+    )
+    return found.fetchone() is not None
+
+
 def latest(conn: Connection, user: str, sequence: int) -> Object | None:
     """What the home of a user of another server said of this sequence, as it was signed."""
     row = conn.execute(
