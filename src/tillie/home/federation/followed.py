@@ -58,7 +58,10 @@ def cached(conn: Connection, user: str, now: int) -> Cached | None:
     """A list that may be believed, in milliseconds since the epoch."""
     row = conn.execute(
         "SELECT json, sequence FROM remote_lists WHERE user_id = ?"
-        " AND is_stale = 0 AND followed_until_ts > ? AND fetched_ts > ? AND fetched_ts <= ?",
+        " AND is_stale = 0 AND followed_until_ts > ? AND fetched_ts > ? AND fetched_ts <= ?"
+        # An update brings no statement: where there was one, whoever asks next gets the one on the new list.
+        " AND (is_stated = 0 OR EXISTS (SELECT 1 FROM statements WHERE statements.user_id = remote_lists.user_id"
+        " AND statements.sequence = remote_lists.sequence))",
         (user, now, now - BELIEVED_MS, now),
     ).fetchone()
     return Cached(msgspec.json.decode(row[0]), row[1]) if row else None
