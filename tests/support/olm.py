@@ -18,6 +18,7 @@ from tillie.model import (
     Done,
     Fetch,
     Fetched,
+    Key,
     Need,
     Notice,
     Opened,
@@ -112,7 +113,7 @@ class Player:
         self.policy = Policy.BLIND
         self.notices: list[str] = []
         self.crash = False  # before the next commit
-        self.run(lambda s: Done(own.bind(s, device, profile)))
+        self.look(lambda s: own.bind(s, device, profile))
         self.step(lambda s: self.scheme.prepare(s, home.now))
         if publish:
             self.publish()
@@ -186,7 +187,7 @@ class Player:
         )
 
     def send_event(self, to: Address, event: Json, *, also: tuple[Address, ...] = ()) -> Sealed:
-        content = Content(json.dumps(event).encode())
+        content = Content(json.dumps(event, separators=(",", ":")).encode())
 
         def step(s: State) -> Done[Sealed] | Need:
             return pipeline.seal(s, self.scheme, self.policy, content, to, self.home.now, also=also)
@@ -209,15 +210,17 @@ class Player:
         """Open what a request has for this device."""
         return self.open(sender, for_device(sealed, self.user, self.device))
 
-    def records(self) -> dict[Any, bytes]:
-        out = self.run(lambda s: Done({k: v for kind in KINDS for k, v in s.scan(records.key(kind))}))
+    def look(self, at: Callable[[State], T]) -> T:
+        """What a function of the state returns; what it writes is kept."""
+        out = self.run(lambda s: Done(at(s)))
         assert isinstance(out, Committed)
         return out.value
 
-    def count(self, kind: str, prefix: str = "") -> int:
-        out = self.run(lambda s: Done(sum(1 for _ in s.scan(records.key(kind, prefix)))))
-        assert isinstance(out, Committed)
-        return out.value
+    def records(self) -> dict[Key, bytes]:
+        return self.look(lambda s: {name: data for kind in KINDS for name, data in s.scan(records.key(kind))})
+
+    def count(self, kind: str) -> int:
+        return self.look(lambda s: sum(1 for _ in s.scan(records.key(kind))))
 
 
 KINDS = (
