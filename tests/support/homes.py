@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -59,6 +60,11 @@ registrations = {{per_second = 10000, burst = 10000}}
 """
 
 
+def _environment() -> dict[str, str]:
+    """The modules that the tests run with, for another process, too."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 # For tests that are not about limits.
 GENEROUS = Limits(logins=Rate(1e4, 10_000), registrations=Rate(1e4, 10_000))
 
@@ -95,7 +101,7 @@ class PrivateHome:
         self.config_file = self.folder / "home.toml"
         self.process: subprocess.Popen[bytes] | None = None
         self._tls = self.certificates.ssl_context()
-        self.command("init", self.name, "--folder", str(self.folder))
+        self.command("init", self.name, "--folder", str(self.folder)).check_returncode()
         self.config_file.write_text(
             _CONFIG.format(
                 name=self.name,
@@ -143,6 +149,7 @@ class PrivateHome:
             capture_output=True,
             text=True,
             timeout=START_SECONDS,
+            env=_environment(),
             **options,
         )
 
@@ -152,6 +159,7 @@ class PrivateHome:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tillie.cli", "home", "serve", "--config", str(self.config_file)],
                 stdin=subprocess.DEVNULL,
+                env=_environment(),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
