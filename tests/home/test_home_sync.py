@@ -158,3 +158,16 @@ def test_messages_for_another_server_are_split() -> None:
         {"@b:y": {"3": half}, "@c:y": {"1": {}}},
     ]
     assert all(len(each["content"]["message_id"]) <= 32 for each in made)
+
+
+def test_whoever_claimed_hears_of_changes_too(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with home_inside(tmp_path) as inside:
+            ann, bob = await inside.device("ann", "A"), await inside.device("bob", "B")
+            await bob.upload("a")
+            since = (await ann.sync())["next_batch"]
+            assert await ann.claim(bob)
+            await bob.must("PUT", f"{CLIENT}/devices/B", {"display_name": "other"})
+            assert (await ann.sync(since))["device_lists"]["changed"] == [bob.user]
+
+    asyncio.run(run())
