@@ -19,7 +19,7 @@ from tillie.wire import canonical
 from tillie.wire import matrix as names
 
 LIST_MAX_AGE = 300.0  # seconds; a home tells of changes only where users share a room, or if it is one of ours
-JUST_READ = 10.0  # seconds; what was read since then is not asked for again
+JUST_READ = 2.0  # seconds; what was read since then is not asked for again
 CLAIM_MAX_AGE = 3_600.0
 RETRY = 60.0  # seconds until something that could not be had is asked for again
 MAX_PAST = 8  # earlier lists that are remembered
@@ -45,8 +45,9 @@ def is_fresh(s: State, user: Address, known: DeviceList | None, now: Time) -> bo
     return 0 <= now - known.at < LIST_MAX_AGE and stale_since(s, user) <= known.at
 
 
-def is_just_read(known: DeviceList | None, now: Time) -> bool:
-    return known is not None and 0 <= now - known.tried < JUST_READ
+def is_just_read(s: State, user: Address, known: DeviceList | None, now: Time) -> bool:
+    """Whether asking again would tell nothing new: it was asked for a moment ago, and after the last change."""
+    return known is not None and 0 <= now - known.tried < JUST_READ and stale_since(s, user) <= known.tried
 
 
 def stale_since(s: State, user: Address) -> Time:
@@ -65,7 +66,7 @@ def due(s: State, now: Time) -> list[Fetch]:
     found = []
     for name, _ in s.scan(records.key("stale")):
         user = Address(name.name)
-        if not is_just_read(load(s, user), now):
+        if not is_just_read(s, user, load(s, user), now):
             found.append(Fetch(user, matrix.KEYS_QUERY))
     return found
 

@@ -60,7 +60,7 @@ def _sender(s: State, peer: Peer, bound: bytes, said: Payload, profile: Profile,
     """Whose the Curve25519 key is that sealed the event, by signed device keys (checks 2, 5 and 6)."""
     known = contacts.load(s, peer.user)
     listed = known.by_curve(peer.curve25519) if known is not None else None
-    if listed is None and not bound and not contacts.is_just_read(known, now):
+    if listed is None and not bound and not contacts.is_just_read(s, peer.user, known, now):
         return Need((Fetch(peer.user, matrix.KEYS_QUERY),))
     word = _own_word(said, peer, profile)
     claimed = payload.sender_key(said)
@@ -110,7 +110,8 @@ def _place(
     if match is Match.BEFORE:
         return ("It was sealed for an earlier list of devices.",)
     looked_up = zip(users, known, strict=True)
-    asks = tuple(Fetch(user, matrix.KEYS_QUERY) for user, each in looked_up if not contacts.is_just_read(each, now))
+    old = (user for user, each in looked_up if not contacts.is_just_read(s, user, each, now))
+    asks = tuple(Fetch(user, matrix.KEYS_QUERY) for user in old)
     if asks:
         return Need(asks)
     raise Refused("its sender sees other devices in this conversation than we do")
