@@ -26,6 +26,7 @@ MAX_TYPE_BYTES = 255
 MAX_TRANSACTION_ID = 255  # characters
 MAX_WAIT = 120.0  # seconds that a sync is held, whatever the client asks for
 PRUNE_EVERY = 1_000  # requests
+MAX_CHANGES = 100_000  # users in an answer to keys/changes
 
 _TOKEN = re.compile(r"m(0|[1-9][0-9]{0,17})_n(0|[1-9][0-9]{0,17})")
 
@@ -146,7 +147,7 @@ class _Messages:
         if token is None:
             raise Refused(400, "M_MISSING_PARAM", "There is no 'from'.")
         since = Position.parse(token)
-        found = self._home.db.read(lambda conn: lists.news(conn, who.user, since.news, limit=-1))
+        found = self._home.db.read(lambda conn: lists.news(conn, who.user, since.news, limit=MAX_CHANGES))
         return answer({"changed": [user for _, user in found], "left": []})
 
 
