@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from support.certificates import make_certificates
-from support.homes import PASSWORD, PrivateHome
+from support.homes import PASSWORD, PrivateHome, home_here
 from tillie.errors import StoreUnwritable, UsageError
 from tillie.home import serving
 from tillie.home.config import Config, Listen, load
@@ -101,6 +102,42 @@ def test_a_head_that_does_not_end_is_hung_up_on(home: PrivateHome) -> None:
     line = b"X-More: " + b"x" * 1_000 + b"\r\n"
     assert raw(home, b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + line * 400) == b""
     assert home.request("GET", "/health")[0] == 200
+
+
+def test_a_head_or_the_rest_of_a_body_that_comes_too_slowly_is_hung_up_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, where nobody has to wait for it."""
+    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.2)
+
+    async def hung_up(port: int, data: bytes, drip: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(data)
+        answer = asyncio.ensure_future(reader.read())
+        while not answer.done():
+            writer.write(drip)
+            await asyncio.wait([answer], timeout=0.02)
+        writer.close()
+        try:
+            return answer.result()
+        except ConnectionError:
+            return b""
+
+    async def main() -> None:
+        async with home_here(tmp_path) as here:
+            listener = socket.create_server(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+            served = asyncio.create_task(serving.serve(here.home, [listener], [None]))
+            async with asyncio.timeout(WAIT):
+                assert await hung_up(port, b"", b"") == b""
+                assert await hung_up(port, b"GET /health HTTP/1.1\r\n", b"X: y\r\n") == b""
+                assert await hung_up(port, b"", b"\r\n") == b""
+                head = f"POST {V3}/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n"
+                assert b"M_TOO_LARGE" in await hung_up(port, head.encode(), b" ")
+                os.kill(os.getpid(), signal.SIGTERM)
+                await served
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "announced"])
@@ -226,6 +263,8 @@ def test_a_signing_key_of_synapse_is_read(tmp_path: Path) -> None:
         'server_name = "a.example"\nunknown = 1',
         'server_name = "a.example"\nregistration = "yes"',
         'server_name = "a.example"\nproxies = ["nonsense"]',
+        'server_name = "a.example"\n[limits.claims]\nper_second = 1\nburst = 0',
+        'server_name = "a.example"\n[limits.claims]\nper_second = -1\nburst = 1',
         'server_name = "a.example"\n[federation]\nallow = ["10.0.0.1/8"]',
     ],
 )

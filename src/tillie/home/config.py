@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import tomllib
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -23,8 +24,8 @@ class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """So many a second on average, and at most so many at once."""
 
-    per_second: float
-    burst: int
+    per_second: Annotated[float, msgspec.Meta(ge=0)]
+    burst: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
