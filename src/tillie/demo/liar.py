@@ -3,7 +3,6 @@ anything changed. She has the home's signing key, so the home signs that, too.""
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from contextlib import closing
 
@@ -12,6 +11,7 @@ from tillie.demo.home import PrivateHome
 from tillie.directory import statements
 from tillie.directory.matrix import V1, write_device_keys
 from tillie.model import Address
+from tillie.wire import canonical
 
 
 def swap_device(home: PrivateHome, user: Address, device: str) -> bytes:
@@ -22,7 +22,8 @@ def swap_device(home: PrivateHome, user: Address, device: str) -> bytes:
     keys = write_device_keys(V1, user, device, curve25519, seed)
     with closing(sqlite3.connect(home.database)) as database, database:
         database.execute(
-            "UPDATE device_keys SET json = ? WHERE user_id = ? AND device_id = ?", (json.dumps(keys), user, device)
+            "UPDATE device_keys SET json = ? WHERE user_id = ? AND device_id = ?",
+            (canonical.encode(keys), user, device),
         )
         sequence, time = database.execute(
             "SELECT sequence, seen_ts FROM statements WHERE user_id = ? ORDER BY sequence DESC", (user,)
@@ -30,6 +31,6 @@ def swap_device(home: PrivateHome, user: Address, device: str) -> bytes:
         said = statements.unsigned(user, sequence, time / 1000, {device: keys})
         database.execute(
             "UPDATE statements SET hash = ?, json = ? WHERE user_id = ? AND sequence = ?",
-            (statements.map_hash({device: keys}), json.dumps(said), user, sequence),
+            (statements.map_hash({device: keys}), canonical.encode(said), user, sequence),
         )
     return ed25519
