@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
+from tillie import pipeline
 from tillie.account import Account
 from tillie.crypto.random import random_bytes
 from tillie.directory import openpgp as openpgp_nodes
@@ -193,6 +194,7 @@ class Client:
         we were away, may have a device that we have not heard of.
         """
         chosen = self.engine.scheme_named(scheme)
+        pipeline.require_network(chosen, to)
         if chosen.name == ESession.name:
             return await self._send_in_session(to, text, wait)
         failed = await self._refresh(to, self.account.address, node=self._list_node(chosen.name))
@@ -388,9 +390,9 @@ class Client:
         await self.engine.drive(lambda s: openpgp.retract(s, fingerprint, self.account.clock()))
 
     async def announced(self, wait: float = PUBLISH_SECONDS) -> bool:
-        """Whether the server has all of our keys that was to be published, within so many seconds; else it goes out at
-        a later connection."""
-        name = self.account.openpgp.name
+        """Whether the server has all of our keys that was to be published (OpenPGP, or on Matrix this device's), within
+        so many seconds; else it goes out at a later connection."""
+        name = self.engine.scheme.name if self.account.address.is_matrix else self.account.openpgp.name
         return await self._until_gone(lambda effect: isinstance(effect, Publish) and effect.scheme == name, wait)
 
     async def back_up_keys(self) -> str:

@@ -33,7 +33,8 @@ def backup(
 ) -> None:
     """Write an account into one sealed file. Identity, OpenPGP keys, secrets of nodes, trust, history, settings.
 
-    Sessions are not in it: two copies of one would break both. A restored device begins new ones.
+    Sessions are not in it: two copies of one would break both. A restored device begins new ones. Of a Matrix account
+    it holds trust, history and settings: a device there can't be copied.
     """
     import time
 
@@ -47,7 +48,7 @@ def backup(
         mine = ours.own_device()
         words: container.Words = {
             "account": str(ours.address),
-            "device": mine.id if mine else None,
+            "device": (mine.label if mine.address.is_matrix else mine.id) if mine else None,
             "made": int(time.time()),
         }
         files.write(file, container.write(records, words, secret))
@@ -67,11 +68,13 @@ def restore(
 ) -> None:
     """Bring an account back from a backup. It is a new device with the same identity.
 
-    Your contacts see the fingerprint that they know. What was sent to the old device alone can't be read here.
+    Your contacts see the fingerprint that they know; on Matrix a new one, which they must compare. What was sent to the
+    old device alone can't be read here.
     """
     from tillie.cli import setup, unlock
     from tillie.store import backup as container
     from tillie.wire import address as addresses
+    from tillie.wire.display import printable
 
     sealed = files.read(file, container.BACKUP_MAX)
     if backup_passphrase_file is not None:
@@ -89,13 +92,16 @@ def restore(
         show.line(f"{address} is restored, but could not log in yet.")
         show.note("Its new device is made at the next connection: 'tillie devices'.")
         raise typer.Exit(exits.NETWORK)
-    show.line(f"{address} is restored: this is device {device.id}, with the identity of before.")
+    identity = "a new fingerprint" if address.is_matrix else "the identity of before"
+    show.line(f"{address} is restored: this is {device.name}, with {identity}.")
     if words.get("device"):
-        show.note(
-            f"It takes the place of device {words['device']}. If that one is gone for good, take it off your list:"
-        )
-        show.note(f"  tillie devices remove {words['device']}")
-    show.note("If the old machine still runs, remove the account there: two copies of one identity confuse people.")
+        old = printable(str(words["device"]), 40)
+        show.note(f"It takes the place of device {old}. If that one is gone for good, take it off your list:")
+        show.note(f"  tillie devices remove {old}")
+    if address.is_matrix:
+        show.note("Your contacts must compare the new fingerprint ('tillie devices' shows it).")
+    else:
+        show.note("If the old machine still runs, remove the account there: two copies of one identity confuse people.")
 
 
 def _new_passphrase(file: Path | None) -> str:

@@ -17,7 +17,7 @@ from tillie.cli.accounts import Entry
 from tillie.cli.options import KeyFrom
 from tillie.cli.terminal import Lines
 from tillie.client import Client
-from tillie.errors import AuthenticationFailed, NetworkError, StoreError
+from tillie.errors import AuthenticationFailed, NetworkError, Rejected, StoreError
 from tillie.model import Address, Device, Key
 from tillie.trust import fingerprint
 
@@ -76,12 +76,12 @@ def restored_account(
 
 
 def leave(entry: Entry, passphrase_file: Path | None) -> None:
-    """Take this device off the account's list, if that can be done now; say so if not."""
+    """Take this device off the account's list, on Matrix log it out, if that can be done now; say so if not."""
 
     async def work(client: Client, _: Lines) -> None:
         device = client.account.own_device()
         if device is not None:
-            await client.unlist(device.id)
+            await client.unlist(device.label if device.address.is_matrix else device.id)
         await client.refresh_openpgp(client.account.address)
 
     try:
@@ -111,7 +111,14 @@ def _new_store(entry: Entry, keys: Keys) -> Iterator[Account]:
 
 
 async def _our_device(client: Client, _: Lines) -> Device:
-    return client.device()
+    device = client.device()
+    if client.account.address.is_matrix and not await client.announced():
+        await client.unlist(device.label)
+        raise Rejected(
+            "It did not take this device's keys.",
+            hint="Which profile an account has is chosen once: add it with the --profile of its other devices.",
+        )
+    return device
 
 
 def fingerprint_of(device: Device) -> str:
