@@ -1,7 +1,7 @@
 """A private `tillie home` on loopback: a process of its own, a free port, a scratch folder, real TLS.
 
 Its name holds the port ("localhost:28448"), so other homes need neither DNS nor .well-known to find it. It is an
-ordinary home in all but its limits on logging in, which its few people would meet.
+ordinary home in all but its limits on registering and logging in, which its few people would meet.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tillie.cli import exits
 from tillie.demo.certificates import write_certificates
-from tillie.errors import Unreachable, UsageError
+from tillie.errors import Rejected, Unreachable, UsageError
 
 HOST = "localhost"
 START_SECONDS = 30.0
@@ -32,6 +33,7 @@ _CONFIG = """\
 server_name = "{name}"
 tls_certificate = "{certificates.host}"
 tls_key = "{certificates.key}"
+registration = true
 
 [[listen]]
 port = {port}
@@ -42,6 +44,7 @@ ca_file = "{certificates.ca}"
 
 [limits]
 logins = {{ per_second = 1000, burst = 1000 }}
+registrations = {{ per_second = 1000, burst = 1000 }}
 """
 
 
@@ -132,14 +135,18 @@ class PrivateHome:
             process.kill()
             process.wait()
 
-    # -- what an operator does ----------------------------------------------------------------------------------------
+    # -- what people and its operator do ------------------------------------------------------------------------------
 
     def register(self, localpart: str, password: str) -> str:
-        """A new account; its user id."""
-        self._command(
-            "adduser", localpart, "--password-file", "-", "--config", str(self.config_file), typed=f"{password}\n"
-        )
-        return f"@{localpart}:{self.name}"
+        """A new account; its user id. Raises `Rejected`."""
+        body = {"username": localpart, "password": password, "inhibit_login": True, "auth": {"type": "m.login.dummy"}}
+        request = urllib.request.Request(f"{self.base_url}/_matrix/client/v3/register", json.dumps(body).encode())
+        try:
+            with urllib.request.urlopen(request, timeout=COMMAND_SECONDS, context=self.certificates.ssl_context()):
+                return f"@{localpart}:{self.name}"
+        except urllib.error.HTTPError as error:
+            with error:
+                raise Rejected(f"The home makes no account {localpart}: {error.code}.") from None
 
     def audit(self, user: str, *saved: Path) -> dict[str, Any]:
         """What `tillie home audit` reports of a user's home, with statements that others saved in files."""
@@ -150,9 +157,9 @@ class PrivateHome:
     def _line(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "tillie.cli", "home", *words]
 
-    def _command(self, *words: str, typed: str = "") -> str:
+    def _command(self, *words: str) -> str:
         done = subprocess.run(
-            self._line(*words), input=typed, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+            self._line(*words), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMMAND_SECONDS
         )
         if done.returncode not in (exits.OK, exits.PEER):
             raise UsageError(f"tillie home {words[0]} failed: {done.stderr.strip()}")
