@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from itertools import count
@@ -35,6 +35,7 @@ from tillie.model import Address
 
 START_SECONDS = 20.0
 POLL = 0.02
+LOG = "server.log"
 DEVICE = "DEVICE"
 
 
@@ -95,7 +96,7 @@ enabled = false
 UNLIMITED = "{ per_second = 1e9, burst = 1_000_000_000 }"
 
 
-SERVE = (sys.executable, "-m", "tillie", "home", "serve", "--config")
+SERVE = (sys.executable, "-m", "tillie.cli", "home", "serve", "--config")
 
 
 class Ours(Server):
@@ -113,7 +114,7 @@ class Ours(Server):
         limits = "".join(f"{name} = {UNLIMITED}\n" for name in Limits.__struct_fields__)
         (folder / "home.toml").write_text(CONFIG.format(port=self.port) + limits)
         write_signing_key(folder / "signing.key")
-        self.process = start([*SERVE, str(folder / "home.toml")], {})
+        self.process = start([*SERVE, str(folder / "home.toml")], folder)
         wait(self.process, self.port)
         self.database = home_floor.connect(str(folder / "home.db"))
 
@@ -231,6 +232,7 @@ class Floor(Server):
         self.port = free_port()
         self.process = start(
             [*UVICORN, "--port", str(self.port), "--factory", "bench.home_floor:application"],
+            Path(self.folder.name),
             {home_floor.DATABASE: path},
         )
         wait(self.process, self.port)
@@ -266,16 +268,17 @@ class Floor(Server):
 # -- processes ------------------------------------------------------------------------------------------------------
 
 
-def start(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    """A process on the servers' core, in the project's folder, with its packages."""
+def start(command: Sequence[str], folder: Path, environment: Mapping[str, str] = {}) -> subprocess.Popen[bytes]:
+    """A process on the servers' core, with the project's packages, that writes its log into a folder."""
     root = Path(__file__).parent.parent
-    with home_load.pinned(SERVER_CORE):
+    with home_load.pinned(SERVER_CORE), (folder / LOG).open("wb") as log:
         return subprocess.Popen(
             command,
             cwd=root,
             env={**os.environ, "PYTHONPATH": str(root / "src"), **environment},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
         )
 

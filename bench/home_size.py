@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from urllib.parse import quote
@@ -64,8 +65,9 @@ class Stored:
 
 def _claims() -> Figure:
     stack = ExitStack()
+    atexit.register(stack.close)
     sides = {name: Stored(stack.enter_context(Ours()), keys) for name, keys in (("ours", MANY), ("less", FEW))}
-    return Figure(f"home.claim.{MANY}", sides, Target(growth=FLAT), rounds=ROUNDS, keep=stack)
+    return Figure(f"home.claim.{MANY}", sides, Target(growth=FLAT), rounds=ROUNDS)
 
 
 # -- messages -------------------------------------------------------------------------------------------------------
