@@ -82,11 +82,7 @@ def seal(
     Where keys are long-lived, it is left out and reported instead, if there is another: a server can announce one more.
     """
     for each in (to, *also):
-        if each.is_matrix != scheme.account.is_matrix:
-            raise UsageError(
-                f"{each.bare} is on another network than {scheme.account}.",
-                hint="Matrix accounts write to @name:server, XMPP accounts to name@server.",
-            )
+        require_network(scheme, each)
         if scheme.blocked(s, each.bare):
             raise OptedOut(f"{each.bare}.")
     found = _devices(s, scheme, (to, *also), now)
@@ -107,6 +103,15 @@ def seal(
     envelope = Envelope(content, sender=scheme.account, to=to.bare if group else None, time=now, iq=iq)
     target = Target(to, judged.trusted, unable, also)
     return scheme.seal(s, scheme.wrap(envelope, target), target, now)
+
+
+def require_network(scheme: Scheme, to: Address) -> None:
+    """Raises `UsageError` if an address is on another network than the account."""
+    if to.is_matrix != scheme.account.is_matrix:
+        raise UsageError(
+            f"{to.bare} is on another network than {scheme.account}.",
+            hint="Matrix accounts write to @name:server, XMPP accounts to name@server.",
+        )
 
 
 def _policy_of(scheme: Scheme, trust: Policy) -> Policy:
@@ -357,6 +362,7 @@ __all__ = [
     "learn",
     "learn_all",
     "open",
+    "require_network",
     "seal",
     "send",
 ]
