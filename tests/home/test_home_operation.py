@@ -178,7 +178,7 @@ def test_a_new_certificate_is_taken_at_a_signal_and_a_broken_one_is_not(home: Pr
     try:
         home.certificates.host.write_text("broken")
         home.process.send_signal(signal.SIGHUP)
-        until(lambda: any(line["event"] == "certificates not loaded" for line in home.log))
+        until(lambda: any(line["event"] == "certificates_not_loaded" for line in home.log))
         assert home.request("GET", "/health")[0] == 200
         shutil.copy(made.host, home.certificates.host)
         shutil.copy(made.key, home.certificates.key)

@@ -71,9 +71,9 @@ async def serve(home: Home, sockets: list[socket.socket], tls: list[ssl.SSLConte
             for context in tls:
                 if context is not None:
                     _load_certificate(context, home.config)
-            home.log.event("certificates loaded")
+            home.log.event("certificates_loaded")
         except UsageError as error:
-            home.log.event("certificates not loaded", detail=error.detail)
+            home.log.event("certificates_not_loaded", detail=error.detail)
 
     loop.add_signal_handler(signal.SIGTERM, stop)
     loop.add_signal_handler(signal.SIGINT, stop)
