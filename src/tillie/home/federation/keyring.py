@@ -111,8 +111,9 @@ class Keyring:
     async def _fetch(self, server: str, known: Keys) -> Keys:
         if server not in self._fetching:
             now = self._home.clock()
-            if now - self._asked.pop(server, float("-inf")) < REFETCH_SECONDS:
+            if now - self._asked.get(server, float("-inf")) < REFETCH_SECONDS:
                 return known
+            self._asked.pop(server, None)
             self._asked[server] = now
             if len(self._asked) > MAX_ASKED:
                 del self._asked[next(iter(self._asked))]
