@@ -90,7 +90,7 @@ def ask(ours: Account, whose: Address, keys: list[KnownKey]) -> int:
     """Show both sides and ask about each key. How many are still open."""
     if whose != ours.address:
         _show_own(ours, whose, keys)
-    show.line(f"{whose} must see exactly this. Compare it face to face or on the telephone, not in this chat.")
+    show.sentence(f"{whose} must see exactly this. Compare it face to face or on the telephone, not in this chat.")
     still_open = 0
     for key in keys:
         label = f' "{printable(key.device.label, 60)}"' if key.device.label and key.scheme != "olm" else ""
@@ -112,7 +112,7 @@ def _show_own(ours: Account, whose: Address, keys: list[KnownKey]) -> None:
     kinds = {key.scheme for key in keys}
     mine = ours.own_device()
     if mine is not None and not kinds.isdisjoint(("omemo", "olm")):
-        show.line(f"Your own key, for {whose} to compare or to scan ({printable(mine.name)}):")
+        show.sentence(f"Your own key, for {whose} to compare or to scan ({printable(mine.name)}):")
         show.line(f"  {fingerprint.of(mine)}")
         show.line()
         links.show_code(uri_of([mine]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -264,7 +265,9 @@ def unreachable(error: Exception) -> Unreachable:
     if isinstance(error, TimeoutError):
         return Unreachable("It did not answer in time.")
     if isinstance(error, OSError) and error.strerror:
-        return Unreachable(f"{printable(error.strerror, MAX_SHOWN)}.")
+        # Of several addresses that were tried, the text would quote each exception.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        return Unreachable(f"{printable(reason, MAX_SHOWN)}.")
     return Unreachable("The connection broke, or what came over it is not HTTP.")
 
 
