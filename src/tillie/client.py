@@ -345,6 +345,8 @@ class Client:
         return await self.engine.drive(lambda s: openpgp.generate(s, self.account.clock()))
 
     async def _require_key_list(self) -> None:
+        if self.account.address.is_matrix:
+            raise UsageError("Matrix accounts have no OpenPGP keys.", hint="They need an XMPP account.")
         problem = await self.refresh_openpgp(self.account.address)
         if problem:
             raise Rejected(f"It does not tell which OpenPGP keys this account announces: {problem}.", condition=problem)
