@@ -23,6 +23,9 @@ Connection = sqlite3.Connection
 
 MAX_BATCH = 256  # steps in one commit
 _BUSY_SECONDS = 10.0
+_CHECKPOINT_PAGES = (
+    8_000  # 32 MB: pages that many commits change are copied into the file once; a quarter of a claim's cost
+)
 
 
 class _Step(NamedTuple):
@@ -137,6 +140,7 @@ def _open(path: Path) -> Connection:
     conn.execute("PRAGMA journal_mode = WAL")
     conn.execute("PRAGMA synchronous = FULL")
     conn.execute("PRAGMA foreign_keys = ON")
+    conn.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     return conn
 
 
