@@ -1,0 +1,227 @@
+"""What homes ask of each other: devices and one-time keys, served, asked for, and never believed beyond what was asked
+(server-server API, "End-to-End Encryption")."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.home_inside import CLIENT, FREE
+from support.homes_apart import homes_apart
+from tillie.directory import statements
+from tillie.directory.matrix import DRAFT2015
+from tillie.directory.signed import verify_object
+from tillie.home.config import Rate
+from tillie.home.federation import routes_federation
+from tillie.home.federation.followed import FOLLOWS
+from tillie.home.federation.routes_federation import MAX_USERS
+
+A, B = "a.test", "b.test"
+BASE = "/_matrix/federation/v1"
+QUERY, CLAIM = f"{BASE}/user/keys/query", f"{BASE}/user/keys/claim"
+BOB = f"@bob:{B}"
+
+
+def test_a_user_of_another_home_is_asked_for_claimed_from_and_written_to(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann, bob = await wire.homes[A].device("ann", "A"), await wire.homes[B].device("bob", "B")
+            await bob.upload("k1", "k2")
+            answer = await ann.query(BOB)
+            assert answer["device_keys"][BOB]["B"]["keys"] == bob.device_keys()["keys"]
+            statement = answer[statements.MEMBER][BOB]
+            for server in (A, B):
+                verify_object(statement, server, "ed25519:1", wire.homes[server].home.signer.public)
+            given = [await ann.claim(bob) for _ in range(3)]
+            assert [list(each.get(BOB, {}).get("B", {})) for each in given] == [
+                ["signed_curve25519:k1"],
+                ["signed_curve25519:k2"],
+                [],
+            ]
+            assert (await ann.send("1", {BOB: {"*": {"n": 1}}}))[0] == 200
+            await wire.quiet()
+            events = (await bob.sync())["to_device"]["events"]
+            assert [(each["sender"], each["content"]) for each in events] == [(ann.user, {"n": 1})]
+
+    asyncio.run(run())
+
+
+def test_the_draft_shows_devices_that_both_homes_signed(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann = await wire.homes[A].device("ann", "A", DRAFT2015)
+            bob = await wire.homes[B].device("bob", "B", DRAFT2015)
+            await bob.upload("k1")
+            for _ in range(2):  # asked for, and as it is kept
+                device = (await ann.query(BOB))["device_keys"][BOB]["B"]
+                for server in (A, B):
+                    verify_object(device, server, "ed25519:1", wire.homes[server].home.signer.public)
+            assert list((await ann.claim(bob))[BOB]["B"]) == ["curve25519:k1"]
+            carol = await wire.homes[A].device("carol", "C")
+            assert (await carol.query(BOB))["device_keys"] == {BOB: {}}
+
+    asyncio.run(run())
+
+
+def test_a_list_of_devices_has_a_number_and_those_without_keys(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            bob, _ = await wire.homes[B].device("bob", "B"), await wire.homes[B].device("bob", "C")
+            await bob.upload()
+            status, answer = await wire.ask(A, B, "GET", f"{BASE}/user/devices/%40bob%3A{B}")
+            assert status == 200
+            assert answer["user_id"] == BOB
+            assert [sorted(each) for each in answer["devices"]] == [["device_id", "keys"], ["device_id"]]
+            followed = (await wire.ask(A, B, "POST", QUERY, {"device_keys": {BOB: []}}))[1][FOLLOWS][BOB]
+            assert followed["sequence"] == answer["stream_id"]
+            assert (await wire.ask(A, B, "GET", f"{BASE}/user/devices/@nobody:{B}"))[0] == 404
+            assert (await wire.ask(A, B, "GET", f"{BASE}/user/devices/@ann:{A}"))[0] == 400
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        (QUERY, {"device_keys": {BOB: ["B"], f"@nobody:{B}": None}}, 200),
+        (QUERY, {"device_keys": {f"@ann:{A}": []}}, 400),
+        (QUERY, {"device_keys": []}, 400),
+        (QUERY, {"device_keys": {BOB: [7]}}, 400),
+        (QUERY, {}, 400),
+        (QUERY, [], 400),
+        (QUERY, {"device_keys": {f"@u{number}:{B}": [] for number in range(MAX_USERS)}}, 200),
+        (QUERY, {"device_keys": {f"@u{number}:{B}": [] for number in range(MAX_USERS + 1)}}, 400),
+        (CLAIM, {"one_time_keys": {BOB: {"B": "unknown", "X": "signed_curve25519"}}}, 200),
+        (CLAIM, {"one_time_keys": {f"@ann:{A}": {"A": "signed_curve25519"}}}, 400),
+        (CLAIM, {"one_time_keys": {BOB: ["B"]}}, 400),
+        (CLAIM, {"one_time_keys": None}, 400),
+        (CLAIM, {"one_time_keys": {BOB: {str(number): "x" for number in range(10_001)}}}, 400),
+    ],
+)
+def test_requests_have_their_form(tmp_path: Path, path: str, body: Any, status: int) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            await wire.homes[B].device("bob", "B")
+            assert (await wire.ask(A, B, "POST", path, body))[0] == status
+
+    asyncio.run(run())
+
+
+def test_an_answer_speaks_for_what_was_asked_for_alone(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann, bob = await wire.homes[A].device("ann", "A"), await wire.homes[B].device("bob", "B")
+            good = bob.device_keys()
+            wire.answers[B] = (200, {"device_keys": {
+                BOB: {
+                    "B": good, "X": good, "none": None, "text": "B", "list": [],
+                    "fraction": {"user_id": BOB, "device_id": "fraction", "keys": {"x": 0.5}},
+                    "large": {"user_id": BOB, "device_id": "large", "keys": {"x": "x" * 70_000}},
+                    "other": {**good, "device_id": "other", "user_id": ann.user},
+                },
+                ann.user: {"evil": {**good, "user_id": ann.user, "device_id": "evil"}},
+                "@carol:c.test": {"evil": good},
+            }})  # fmt: skip
+            shown = (await ann.query(BOB))["device_keys"]
+            assert list(shown) == [BOB]
+            assert list(shown[BOB]) == ["B"]
+
+            key = {"key": "k", "signatures": {}}
+            for given, kept in [
+                ({BOB: {"B": {"signed_curve25519:1": key}}}, True),
+                ({BOB: {"B": {"signed_curve25519:1": key, "signed_curve25519:2": key}}}, False),
+                ({BOB: {"B": {"curve25519:1": "k"}}}, False),
+                ({BOB: {"B": {"signed_curve25519:1": {"x": "x" * 5_000}}}}, False),
+                ({BOB: {"B": [key]}}, False),
+                ({BOB: [], ann.user: {"A": {"signed_curve25519:1": key}}}, False),
+            ]:
+                wire.answers[B] = (200, {"one_time_keys": given})
+                assert await ann.claim(bob) == (given if kept else {})
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "answer", [(500, {}), (429, {}), (200, {}), (200, {"device_keys": []}), (404, {"errcode": "X"})]
+)
+def test_a_server_that_fails_is_named_and_the_others_are_answered(tmp_path: Path, answer: Any) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann = await wire.homes[A].device("ann", "A")
+            await ann.upload()
+            wire.answers[B] = answer
+            found = await ann.query(BOB, ann.user, "@nobody:gone.test")
+            assert set(found["failures"]) == {B, "gone.test"}
+            assert set(found["device_keys"]) == {ann.user}
+
+    asyncio.run(run())
+
+
+def test_a_list_of_a_server_that_promises_nothing_is_asked_for_each_time(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann, bob = await wire.homes[A].device("ann", "A"), await wire.homes[B].device("bob", "B")
+            for promise, asked in [({}, 2), ({FOLLOWS: {BOB: {"sequence": 1, "until_ts": 2**52}}}, 1)]:
+                wire.requests.clear()
+                wire.answers[B] = (200, {"device_keys": {BOB: {"B": bob.device_keys()}}, **promise})
+                for _ in range(2):
+                    assert list((await ann.query(BOB))["device_keys"][BOB]) == ["B"]
+                assert len([each for each in wire.requests if each[3] == QUERY]) == asked
+
+    asyncio.run(run())
+
+
+def test_queries_for_one_user_side_by_side_are_one(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann, bob = await wire.homes[A].device("ann", "A"), await wire.homes[B].device("bob", "B")
+            await bob.upload()
+            await asyncio.gather(*(ann.query(BOB) for _ in range(20)))
+            assert len([each for each in wire.requests if each[3] == QUERY]) == 1
+
+    asyncio.run(run())
+
+
+def test_a_server_that_asks_too_often_waits_and_only_a_flood_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        waits = []
+
+        async def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            wire.pass_time(seconds)
+
+        async with homes_apart(tmp_path, A, B) as wire:
+            await wire.stop(B)
+            limits = type(FREE)(
+                **{**{name: Rate(1e9, 10**9) for name in FREE.__struct_fields__}, "claims_server": Rate(1, 2)}
+            )
+            await wire.start(B, tmp_path / B, limits=limits)
+            monkeypatch.setattr(routes_federation, "asyncio", type("Clock", (), {"sleep": staticmethod(sleep)}))
+            body = {"one_time_keys": {BOB: {"B": "signed_curve25519"}}}
+            for _ in range(4):
+                assert (await wire.ask(A, B, "POST", CLAIM, body))[0] == 200
+            assert len(waits) == 2
+            flood = {"one_time_keys": {BOB: {str(number): "signed_curve25519" for number in range(100)}}}
+            statuses = [(await wire.ask(A, B, "POST", CLAIM, flood))[0] for _ in range(2)]
+            assert statuses == [200, 429]
+
+    asyncio.run(run())
+
+
+def test_a_logged_out_device_is_gone_everywhere(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann, bob = await wire.homes[A].device("ann", "A"), await wire.homes[B].device("bob", "B")
+            await bob.upload("k1")
+            assert list((await ann.query(BOB))["device_keys"][BOB]) == ["B"]
+            await bob.must("POST", f"{CLIENT}/logout")
+            await wire.quiet()
+            assert (await ann.query(BOB))["device_keys"] == {BOB: {}}
+            assert await ann.claim(bob) == {}
+
+    asyncio.run(run())
