@@ -3,66 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.certificates import certificates
-from support.matrix import PASSWORD, Homeserver, Tenant, at_home, home, new_account, text_event
-from support.matrix_api import CLIENT, must, password_login
-from support.nio_peer import NioPeer
+from support.matrix import Homeserver, Tenant, at_home, home, new_account, text_event
+from support.matrix_talk import Stranger, nio_at, nio_to_ours, ours_to_nio
 from support.synapse import synapse
-from tillie.client import text_of
 from tillie.wire import base64
 
 __all__ = ["certificates", "home", "synapse"]
 
 pytestmark = pytest.mark.heavy
 
-DEVICE = "NIO"
-MOST_CLAIMS = 200  # far more than the one-time keys that a client of ours keeps at its homeserver
-
 
 @pytest.fixture(params=["synapse", "home"])
 def server(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(request.param)
-
-
-@asynccontextmanager
-async def nio_at(server: Homeserver, folder: Path) -> AsyncIterator[NioPeer]:
-    peer = NioPeer(server.base_url, new_account(server, "romeo"), DEVICE, folder, tls=tls_of(server))
-    try:
-        await peer.log_in(PASSWORD)
-        yield peer
-    finally:
-        await peer.close()
-
-
-def tls_of(server: Homeserver) -> ssl.SSLContext | None:
-    return ssl.create_default_context(cafile=server.ca_file) if server.ca_file else None
-
-
-async def ours_to_nio(tenant: Tenant, peer: NioPeer, text: str) -> dict[str, Any]:
-    """Say something; the payload as the peer opened it."""
-    sent = await tenant.say(peer.user, text)
-    assert sent.arrived
-    assert [line.device.label for line in sent.sealed.report if line.sealed] == [DEVICE]
-    payload = await peer.receive()
-    assert (payload["type"], payload["content"]) == text_event(text)
-    return payload
-
-
-async def nio_to_ours(peer: NioPeer, tenant: Tenant, text: str) -> None:
-    await peer.send(tenant.address, tenant.device, *text_event(text))
-    delivery = await tenant.hears()
-    assert delivery.is_trusted
-    assert (delivery.address, delivery.label) == (peer.user, DEVICE)
-    assert base64.encode_unpadded(delivery.key) == peer.ed25519
-    assert text_of(delivery.content) == text
 
 
 def test_we_write_first(server: Homeserver, tmp_path: Path) -> None:
@@ -146,28 +105,3 @@ def test_a_device_that_has_only_its_fallback_key_left(server: Homeserver, tmp_pa
             assert "fallback" not in key, "no new one-time keys went up"
 
     asyncio.run(scenario())
-
-
-class Stranger:
-    """Somebody who claims keys and does nothing with them."""
-
-    def __init__(self, server: Homeserver) -> None:
-        self._base_url, self._tls = server.base_url, tls_of(server)
-        localpart = new_account(server, "stranger").partition(":")[0][1:]
-        answer = self._post("/login", password_login(localpart, PASSWORD, "STRANGER"), "")
-        self._token = answer["access_token"]
-
-    def claim(self, user: str, device: str) -> dict[str, Any]:
-        wanted = {"one_time_keys": {user: {device: "signed_curve25519"}}}
-        (key,) = self._post("/keys/claim", wanted, self._token)["one_time_keys"][user][device].values()
-        return dict(key)
-
-    def take_all_keys(self, user: str, device: str) -> int:
-        """Claim one-time keys until the fallback key comes; how many there were."""
-        for taken in range(MOST_CLAIMS):
-            if self.claim(user, device).get("fallback"):
-                return taken
-        raise AssertionError("the one-time keys have no end")
-
-    def _post(self, path: str, body: object, token: str) -> Any:
-        return must(self._base_url, "POST", CLIENT + path, body, token, self._tls)
