@@ -357,7 +357,7 @@ def fill(store: Store, copied: Iterable[tuple[Key, bytes]]) -> None:
             raise UsageError(f"The backup holds something that does not belong into one: {key.scheme} {key.kind}.")
 
     def step(s: State) -> Done[None]:
-        if own_device.load(s) is not None:
+        if own_device.load(s) is not None or own_olm_device.load(s) is not None:
             raise UsageError("This account has a device here already.")
         for key, data in found:
             s.put(key, data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -298,3 +299,21 @@ def test_two_accounts_do_not_share_a_store(home: PrivateHome) -> None:
                 await mixed.arrive()
 
     asyncio.run(scenario())
+
+
+def test_a_fault_of_ours_in_one_message_stops_no_other(home: PrivateHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(alice: Tenant, bob: Tenant) -> None:
+        scheme = bob.client.engine.scheme
+        opens = scheme.open
+
+        def fails_once(*arguments: Any) -> Any:
+            monkeypatch.setattr(scheme, "open", opens)
+            raise ZeroDivisionError("the content of a message")
+
+        monkeypatch.setattr(scheme, "open", fails_once)
+        await alice.say(bob.address, "first")
+        await alice.say(bob.address, "second")
+        assert await bob.reads() == "second"
+        assert bob.notices == [f"{alice.address}: a message can't be read: it made Tillie fail (ZeroDivisionError)."]
+
+    run(home, scenario)

@@ -65,9 +65,9 @@ class Refusal(Rejected):
 
 
 class LoggedOut(AuthenticationFailed):
-    """The server did not accept the account or password.
+    """This device was logged out at its homeserver.
 
-    Our access token is not valid any more. `soft`: our device is still there, and we may log in to it again.
+    `soft`: it is still there, and we may log in to it again.
     """
 
     def __init__(self, detail: str, *, soft: bool) -> None:

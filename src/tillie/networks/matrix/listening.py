@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from typing import TypeVar
 
 from tillie import pipeline
 from tillie.engine import Engine, Received
-from tillie.errors import NetworkError, StoreError, TillieError, Unreachable
+from tillie.errors import AuthenticationFailed, PeerError, TillieError, Unreachable
 from tillie.model import Address, Arrived, Done, Effect, Fetched, Kind, Notice, State
 from tillie.networks.matrix import records, sync
-from tillie.networks.matrix.api import LoggedOut, Refusal
+from tillie.networks.matrix.api import Refusal
 from tillie.networks.matrix.network import MatrixNetwork
+
+T = TypeVar("T")
 
 POLL = 30.0  # seconds that the homeserver may hold a request until something comes
 SHORTEST_ROUND = 1.0  # an empty answer that comes sooner is not asked for again at once
@@ -47,10 +50,10 @@ class Listener:
             while True:
                 try:
                     await self._round()
-                except (NetworkError, StoreError) as error:
-                    if isinstance(error, LoggedOut):
-                        self._say(f"{error} Nothing comes here any more.")
-                        return
+                except AuthenticationFailed as error:
+                    self._say(f"{error} Nothing comes here any more.")
+                    return
+                except TillieError as error:
                     self._say_away(error)
                     await asyncio.sleep(pause * random.uniform(0.5, 1.5))
                     pause = min(2 * pause, LONGEST_PAUSE)
@@ -125,7 +128,7 @@ class Listener:
             if sender in held:
                 held[sender].append(arrived)
                 continue
-            received = await self._engine.receive_now(arrived)
+            received = await self._guarded(arrived, self._engine.receive_now(arrived))
             if received is None:
                 held[sender] = [arrived]
             else:
@@ -135,7 +138,17 @@ class Listener:
             self._repair_soon()
 
     async def _open_in_order(self, messages: Iterable[Arrived]) -> bool:
-        return any([self._opened(each, await self._engine.receive(each)) for each in messages])
+        return any([self._opened(each, await self._guarded(each, self._engine.receive(each))) for each in messages])
+
+    async def _guarded(self, arrived: Arrived, opening: Awaitable[T]) -> T | Received:
+        try:
+            return await opening
+        except TillieError:
+            raise
+        except Exception as error:  # noqa: BLE001  a fault of ours in one message must not stop all others
+            fault = PeerError(f"it made Tillie fail ({type(error).__name__}).")
+            scheme = self._engine.scheme_named(arrived.scheme)
+            return Received(pipeline.failed(scheme, arrived, fault))
 
     def _opened(self, arrived: Arrived, received: Received) -> bool:
         """Whether something is wrong that may be repaired. What entered no inbox is told: nobody finds it there."""

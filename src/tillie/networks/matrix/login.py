@@ -84,12 +84,11 @@ async def _is_valid(login: Login, api: Api, kept: Kept) -> bool:
     return True
 
 
-def gone(account: Address, device: str) -> AuthenticationFailed:
+def gone(account: Address, device: str) -> LoggedOut:
     """Somebody removed our device at the homeserver. Keys and history stay: they are the person's, not the server's."""
-    return AuthenticationFailed(
-        f"Device {device} was logged out there.",
-        hint=f"'tillie account password --account {account}' logs it in again; its keys and history are still here.",
-    )
+    error = LoggedOut(f"It was device {device}.", soft=False)
+    error.hint = f"'tillie account password --account {account}' logs it in again; its keys and history are still here."
+    return error
 
 
 async def log_in(login: Login, engine: Engine, api: Api, device: str) -> Kept:
