@@ -8,6 +8,7 @@ from support.homes import PrivateHome
 __all__ = ["certificates"]
 
 QUERY = "/_matrix/client/v3/keys/query"
+SYNC = "/_matrix/client/v3/sync"
 
 
 def test_homes_federate_over_tls_and_what_waits_survives_a_kill(certificates: Certificates) -> None:
@@ -19,13 +20,14 @@ def test_homes_federate_over_tls_and_what_waits_survives_a_kill(certificates: Ce
         answer = first.must("POST", QUERY, {"device_keys": {bob.user: [], elsewhere: [], "@x:10.0.0.1": []}}, ann.token)
         assert answer["device_keys"] == {bob.user: {}}
         assert set(answer["failures"]) == {f"127.0.0.1:{second.port}", "10.0.0.1"}
+        since = second.must("GET", SYNC, token=bob.token)["next_batch"]
         second.stop(kill=True)
         body = {"messages": {bob.user: {"B": {"n": 1}}}}
         first.must("PUT", "/_matrix/client/v3/sendToDevice/m.test/1", body, ann.token)
         first.restart(kill=True)
         second.start()
         second.wait()
-        answer = second.must("GET", "/_matrix/client/v3/sync?timeout=10000", token=bob.token)
+        answer = second.must("GET", f"{SYNC}?timeout=20000&since={since}", token=bob.token)
         assert [each["content"] for each in answer["to_device"]["events"]] == [{"n": 1}]
 
 
