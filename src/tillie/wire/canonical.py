@@ -59,7 +59,10 @@ def encode(value: object) -> bytes:
     """A value in canonical form. Raises `Malformed` for what has none: fractions, large integers, names that are no
     strings, half of a surrogate pair."""
     _check(value, MAX_DEPTH)
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    return _encoder.encode(value).encode()
+
+
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Object:

@@ -7,6 +7,7 @@ an Olm message as must be known before it is opened (the Olm specification, "Mes
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -20,6 +21,7 @@ MAX_CONTENT = 131_072  # bytes of one event's content that are read; servers tak
 MAX_BODY = 98_304  # bytes of an Olm message
 PRE_KEY, NORMAL = 0, 1
 _VERSION = 3
+_CACHED = 1024
 _ONE_TIME_KEY = 0x0A  # tag of the first field of a pre-key message
 
 
@@ -73,12 +75,18 @@ def decode(data: bytes, own_key: bytes) -> Message | None:
         part = _part.decode(raw) if raw is not None else None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise Malformed("the content is not that of an Olm event") from None
-    sender_key = check_curve(base64.decode_unpadded(encrypted.sender_key, size=KEY))
+    sender_key = _curve(encrypted.sender_key)
     if part is None:
         return None
     if part.type not in (PRE_KEY, NORMAL):
         raise Malformed("the type of an Olm message is neither 0 nor 1")
     return Message(sender_key, part.type, base64.decode_unpadded_most(part.body, max_bytes=MAX_BODY))
+
+
+@lru_cache(_CACHED)
+def _curve(text: str) -> bytes:
+    """A sound Curve25519 key; most senders come again."""
+    return check_curve(base64.decode_unpadded(text, size=KEY))
 
 
 def one_time_key_of(body: bytes) -> bytes:

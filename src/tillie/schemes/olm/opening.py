@@ -97,7 +97,7 @@ def _place(
     """That the event belongs to this conversation and these devices; what a person should know of it."""
     if required and (said.room_id is None or said.fingerprint is None):
         raise Refused("it does not say to which conversation and devices it belongs")
-    if said.room_id not in (None, matrix.room_id((peer.user, *recipients))):
+    if said.room_id not in (None, payload.room_of((peer.user, *recipients))):
         raise Refused("it belongs to another conversation")
     if said.fingerprint is None:
         return ()

@@ -92,13 +92,14 @@ def wrap(content: Content) -> bytes:
     return data
 
 
+@lru_cache(_CACHED)
 def common(own: Own, sender: Address, recipients: tuple[Address, ...], fingerprint: str) -> bytes:
     """The members that are the same for every device that a message is for, without braces."""
     return msgspec.json.encode(
         {
             "sender": str(sender),
             "keys": {"ed25519": base64.encode_unpadded(own.ed25519)},
-            "room_id": matrix.room_id((sender, *recipients)),
+            "room_id": room_of((sender, *recipients)),
             "fingerprint": fingerprint,
         }
     )[1:-1]
@@ -115,6 +116,12 @@ def write(
     if device_keys:
         parts.append(b',"sender_device_keys":' + device_keys)
     return b"".join((*parts, b"}"))
+
+
+@lru_cache(_CACHED)
+def room_of(users: tuple[Address, ...]) -> str:
+    """The `room_id` of what these users say to each other."""
+    return matrix.room_id(users)
 
 
 # -- in -------------------------------------------------------------------------------------------------------------

@@ -244,7 +244,7 @@ def decode_claimed(data: bytes) -> Claimed:
 
 _SESSION = struct.Struct(">BB32s32sd")
 _CONFIRMED, _SILENT = 1, 2
-_KEY_AT = slice(2, 34)
+_KEY_AT, _ID_AT = slice(2, 34), slice(34, 66)
 
 
 class Session(NamedTuple):
@@ -281,6 +281,12 @@ def ed25519_in(data: bytes) -> bytes:
     """The Ed25519 key of an encoded session, without reading the rest: a send to a hundred devices asks for each."""
     _check_version(data, "session")
     return data[_KEY_AT]
+
+
+def id_in(data: bytes) -> bytes:
+    """The id of an encoded session."""
+    _check_version(data, "session")
+    return data[_ID_AT]
 
 
 def delete_all(s: State, *kinds: str) -> None:

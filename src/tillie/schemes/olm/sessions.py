@@ -7,6 +7,7 @@ vodozemac works on an object that is loaded for one step; it is saved only after
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import vodozemac
@@ -44,10 +45,12 @@ def old(s: State, peer: Peer) -> list[Session]:
     return sorted(found, key=lambda session: session.at, reverse=True)
 
 
-def every(s: State, peer: Peer) -> list[Session]:
-    """All sessions with a device, the one that sends first."""
+def every(s: State, peer: Peer) -> Iterator[Session]:
+    """All sessions with a device, the one that sends first; the others are read only if that one does not do."""
     newest = current(s, peer)
-    return [*([newest] if newest is not None else ()), *old(s, peer)]
+    if newest is not None:
+        yield newest
+    yield from old(s, peer)
 
 
 def save(s: State, peer: Peer, session: Session) -> None:
@@ -56,13 +59,14 @@ def save(s: State, peer: Peer, session: Session) -> None:
 
 def adopt(s: State, peer: Peer, session: Session) -> None:
     """Send with this session from now on, if it may send at all; the one so far stays for receiving."""
-    before = current(s, peer)
     if session.silent:
         _save_old(s, peer, session)
         return
-    if before is not None and before.id != session.id:
-        _save_old(s, peer, before)
-    s.put(_old_key(peer, session), None)
+    data = s.get(records.of_device("session", *peer))
+    if data is None or records.id_in(data) != session.id:
+        s.put(_old_key(peer, session), None)
+        if data is not None:
+            _save_old(s, peer, records.decode_session(data))
     save(s, peer, session)
 
 
