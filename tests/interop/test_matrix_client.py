@@ -1,4 +1,4 @@
-"""Our client at a `tillie home`, a process of its own: devices, restarts, outages, logging out, what comes twice."""
+"""Our client at a `tillie home` and at Synapse: devices, restarts, outages, logging out, what comes twice."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from support.certificates import certificates
 from support.homes import PrivateHome
-from support.matrix import PASSWORD, Tenant, at_home, new_account
+from support.matrix import PASSWORD, Homeserver, Tenant, at_home, new_account
+from support.synapse import synapse
 from tillie.account import MatrixSettings
 from tillie.client import Client, connect
 from tillie.directory.matrix import DRAFT2015
@@ -22,6 +24,8 @@ from tillie.networks.matrix.api import Api, open_session
 from tillie.networks.matrix.connection import MatrixConnection
 from tillie.store import MemoryStore
 
+__all__ = ["certificates", "synapse"]
+
 SECONDS = 15.0
 
 
@@ -31,7 +35,12 @@ def home() -> Iterator[PrivateHome]:
         yield running
 
 
-def run(home: PrivateHome, scenario: Callable[[Tenant, Tenant], Awaitable[None]]) -> None:
+@pytest.fixture(params=["home", pytest.param("synapse", marks=pytest.mark.heavy)])
+def server(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue(request.param)
+
+
+def run(home: Homeserver, scenario: Callable[[Tenant, Tenant], Awaitable[None]]) -> None:
     async def all_of_it() -> None:
         alice, bob = (Tenant(home, new_account(home, name)) for name in ("alice", "bob"))
         async with at_home(alice, bob):
@@ -52,7 +61,7 @@ async def until(done: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
-def test_messages_go_both_ways_and_wait_for_who_is_away(home: PrivateHome) -> None:
+def test_messages_go_both_ways_and_wait_for_who_is_away(server: Homeserver) -> None:
     async def scenario(alice: Tenant, bob: Tenant) -> None:
         sent = await alice.say(bob.address, "hello")
         assert sent.arrived
@@ -71,12 +80,12 @@ def test_messages_go_both_ways_and_wait_for_who_is_away(home: PrivateHome) -> No
         assert [entry.sent for entry in alice.account.history(bob.address)] == [True, False, True, True, True]
         assert alice.notices == bob.notices == []
 
-    run(home, scenario)
+    run(server, scenario)
 
 
-def test_every_device_gets_a_message_until_it_is_removed(home: PrivateHome) -> None:
+def test_every_device_gets_a_message_until_it_is_removed(server: Homeserver) -> None:
     async def scenario(alice: Tenant, bob: Tenant) -> None:
-        tablet = Tenant(home, bob.address)
+        tablet = Tenant(server, bob.address)
         async with at_home(tablet):
             name = tablet.device
             sent = await alice.say(bob.address, "to both")
@@ -101,10 +110,10 @@ def test_every_device_gets_a_message_until_it_is_removed(home: PrivateHome) -> N
             await alice.say(bob.address, "to both again")
             assert await tablet.reads() == "to both again"
 
-    run(home, scenario)
+    run(server, scenario)
 
 
-def test_what_comes_a_second_time_is_not_shown_again(home: PrivateHome) -> None:
+def test_what_comes_a_second_time_is_not_shown_again(server: Homeserver) -> None:
     async def scenario(alice: Tenant, bob: Tenant) -> None:
         await alice.say(bob.address, "once")
         assert await bob.reads() == "once"
@@ -126,7 +135,7 @@ def test_what_comes_a_second_time_is_not_shown_again(home: PrivateHome) -> None:
         assert await bob.reads() == "last"
         assert bob.notices == []
 
-    run(home, scenario)
+    run(server, scenario)
 
 
 def test_an_outage_loses_nothing() -> None:
@@ -145,7 +154,7 @@ def test_an_outage_loses_nothing() -> None:
         run(home, scenario)
 
 
-def test_a_soft_logout_is_answered_with_the_password(home: PrivateHome) -> None:
+def test_a_soft_logout_is_answered_with_the_password(server: Homeserver) -> None:
     async def scenario(alice: Tenant, bob: Tenant) -> None:
         connection, device = connection_of(alice), alice.device
         old = connection._api.token
@@ -156,11 +165,11 @@ def test_a_soft_logout_is_answered_with_the_password(home: PrivateHome) -> None:
         assert await bob.reads() == "still here"
         assert alice.device == device
 
-    run(home, scenario)
+    run(server, scenario)
 
 
 def test_what_the_home_will_never_take_is_told_and_holds_up_nothing(
-    home: PrivateHome, monkeypatch: pytest.MonkeyPatch
+    server: Homeserver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(alice: Tenant, bob: Tenant) -> None:
         network = connection_of(alice).network
@@ -177,7 +186,7 @@ def test_what_the_home_will_never_take_is_told_and_holds_up_nothing(
         await alice.say(bob.address, "whole")
         assert await bob.reads() == "whole"
 
-    run(home, scenario)
+    run(server, scenario)
 
 
 def test_a_wrong_password_and_a_home_that_is_not_there(home: PrivateHome) -> None:
@@ -266,9 +275,9 @@ async def quiet(tenant: Tenant) -> AsyncIterator[Client]:
         await client.close()
 
 
-def test_who_only_sends_leaves_the_rest_for_later(home: PrivateHome) -> None:
+def test_who_only_sends_leaves_the_rest_for_later(server: Homeserver) -> None:
     async def scenario() -> None:
-        alice, bob = (Tenant(home, new_account(home, name)) for name in ("alice", "bob"))
+        alice, bob = (Tenant(server, new_account(server, name)) for name in ("alice", "bob"))
         async with at_home(bob):
             async with quiet(alice) as client:
                 assert (await client.send(bob.address, "just this")).arrived
