@@ -11,6 +11,7 @@ import pytest
 
 from support.home_inside import NOW
 from support.homes_apart import Faults, Wire, homes_apart
+from tillie.home import messages
 from tillie.home.database import Database
 from tillie.home.federation import incoming, outgoing
 from tillie.home.federation.followed import MAX_PREVIOUS
@@ -156,6 +157,26 @@ def test_what_was_taken_in_is_remembered_for_a_week(tmp_path: Path) -> None:
             assert await db.write(step) == [True, False, True]
         finally:
             await db.close()
+
+    asyncio.run(run())
+
+
+def test_after_a_fault_of_ours_nothing_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            bob = await wire.homes[B].device("bob", "B")
+            deliver = messages.deliver
+
+            def fail(*given: Any) -> frozenset[str]:
+                deliver(*given)
+                raise RuntimeError
+
+            monkeypatch.setattr(messages, "deliver", fail)
+            assert (await _put(wire, "1", _message("m1")))[0] == 500
+            monkeypatch.setattr(messages, "deliver", deliver)
+            assert await _received(bob) == []
+            assert (await _put(wire, "1", _message("m1")))[0] == 200
+            assert await _received(bob) == ["m1"]
 
     asyncio.run(run())
 
