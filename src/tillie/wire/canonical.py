@@ -92,8 +92,10 @@ def _check(value: object, depth: int) -> None:
         for name, each in value.items():
             if not isinstance(name, str):
                 raise Malformed("The JSON has a name that is not a string.")
-            _check(name, depth - 1)
-            _check(each, depth - 1)
+            if not name.isascii():
+                _check_text(name)
+            if type(each) is not str or not each.isascii():
+                _check(each, depth - 1)
     elif isinstance(value, list | tuple):
         if not depth:
             raise Malformed("The JSON is nested too deeply.")
