@@ -107,7 +107,11 @@ def _text_to_send(text: str | None, most: int) -> str:
     assert text is not None
     if not text.strip():
         raise UsageError("There is nothing to send: the message is empty.")
-    if len(text.encode(errors="replace")) > most:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:  # bytes on the command line that are no UTF-8 come as halves of surrogate pairs
+        raise UsageError("The message has characters that are none: it is not UTF-8.") from None
+    if size > most:
         raise UsageError(f"A message has at most {most} bytes.")
     return text
 
