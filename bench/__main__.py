@@ -20,9 +20,37 @@ Builder = Callable[[], Figure | Result]
 
 def figures() -> Mapping[str, Builder]:
     """Every figure by name, in the order of the table; what a figure needs is set up when it is its turn."""
-    from bench import durable, esession, first, home, home_size, openpgp, pubsub, sharing, size, startup, steady, xmpp
+    from bench import (
+        durable,
+        esession,
+        first,
+        home,
+        home_size,
+        matrix_olm,
+        openpgp,
+        pubsub,
+        sharing,
+        size,
+        startup,
+        steady,
+        xmpp,
+    )
 
-    groups = (steady, first, durable, xmpp, size, openpgp, pubsub, sharing, esession, home, home_size, startup)
+    groups = (
+        steady,
+        first,
+        durable,
+        xmpp,
+        size,
+        openpgp,
+        pubsub,
+        sharing,
+        esession,
+        matrix_olm,
+        home,
+        home_size,
+        startup,
+    )
     return {name: build for group in groups for name, build in group.FIGURES.items()}
 
 
