@@ -13,7 +13,7 @@ from support.olm import ALICE, BOB, Home, Json, Player, for_device, pair, text_o
 from tillie.directory import matrix
 from tillie.directory.matrix import DRAFT2015, V1, Profile
 from tillie.directory.signed import sign_object
-from tillie.model import Address, Kind, State
+from tillie.model import Address, Fetch, Kind, State
 from tillie.schemes.olm import contacts, content, own, payload, receiving, sessions
 from tillie.schemes.olm.records import Own
 from tillie.schemes.olm.sessions import Peer
@@ -152,6 +152,27 @@ def test_device_keys_inside_are_those_of_the_device_that_sealed() -> None:
     assert bob.open(ALICE, sealed_with(alice, bob, other)).kind is Kind.REFUSED
     assert bob.open(ALICE, sealed_with(alice, bob, altered)).kind is Kind.TAMPERED
     assert tablet.count("session") == 0
+
+
+def test_device_keys_inside_name_the_key_that_sealed() -> None:
+    _, alice, bob = pair()
+
+    mixed = matrix.write_device_keys(V1, ALICE, "ALICEPHONE", _own(bob).curve25519, _own(alice).seed)
+    change = _set("sender_device_keys", mixed)
+    assert bob.open(ALICE, sealed_with(alice, bob, change)).kind is Kind.REFUSED
+
+
+def test_a_session_stays_with_the_ed25519_key_that_it_began_with() -> None:
+    """Her home now shows her Curve25519 key under an Ed25519 key of its own, and a client plays along."""
+    home, alice, bob = pair()
+    bob.receive(ALICE, alice.send(BOB, "1"))
+    alice.receive(BOB, bob.send(ALICE, "2"))
+    forged = matrix.write_device_keys(V1, ALICE, "ALICEPHONE", _own(alice).curve25519, bytes(32))
+    shown = forged["keys"]["ed25519:ALICEPHONE"]
+    plain = sealed_with(alice, bob, _set("keys", {"ed25519": shown}), word=False)
+    home.devices[ALICE]["ALICEPHONE"] = forged
+    bob.learn(home.answer(Fetch(ALICE, matrix.KEYS_QUERY)))
+    assert bob.open(ALICE, plain).kind is Kind.REFUSED
 
 
 # -- whose device ---------------------------------------------------------------------------------------------------

@@ -174,6 +174,20 @@ def test_fallback_key_is_rotated_after_use_and_kept_for_an_hour() -> None:
     assert bob.count("fallback") == 1
 
 
+def test_at_most_two_fallback_keys_are_kept_however_often_they_are_used() -> None:
+    home, _, bob = pair()
+    home.one_time[BOB, "BOBPHONE"].clear()
+    for _ in range(4):
+        home.claim(BOB, "BOBPHONE")
+        bob.sync()
+        home.one_time[BOB, "BOBPHONE"].clear()
+        assert bob.count("fallback") == 2
+    home.now += keys.GRACE + 1
+    last = home.fallback[BOB, "BOBPHONE"]
+    bob.tick()  # the one that was used while the other had its grace
+    assert home.fallback[BOB, "BOBPHONE"] != last
+
+
 def test_fallback_key_is_rotated_when_the_home_says_that_it_is_used_and_after_a_week() -> None:
     home, _, bob = pair()
     first = home.fallback[BOB, "BOBPHONE"]
@@ -315,6 +329,7 @@ def test_junk_under_unknown_keys_causes_nothing() -> None:
     home.fetched.clear()
     for _ in range(3):
         assert bob.open(ALICE, content).kind is Kind.NO_SESSION
+        assert bob.count("repair") == 0
         bob.tick()
     assert home.fetched == []
     assert bob.count("repair") == 0
