@@ -20,7 +20,7 @@ from support.olm import ALICE, BOB, Player, for_device, pair
 from tillie import pipeline
 from tillie.crypto.random import random_bytes
 from tillie.directory.matrix import OLM
-from tillie.model import Arrived, Content, Done, Opened, Sealed, Stanza, State
+from tillie.model import Arrived, Content, Done, Key, Opened, Sealed, Stanza, State
 from tillie.store import Committed, MemoryStore
 
 BATCH = 40
@@ -99,7 +99,7 @@ def _our_opening() -> Side:
 class FloorLine:
     """Two sessions of vodozemac, each a record in a store."""
 
-    KEY = ("floor", "session", "")
+    KEY = Key("floor", "session", "")
 
     def __init__(self) -> None:
         self.secret = random_bytes(32)

@@ -15,7 +15,7 @@ from bench.measure import Result
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 PACKAGES = (
     "tillie", "cryptography", "PyNaCl", "lxml", "protobuf", "slixmpp", "sqlcipher3", "omemo", "twomemo",
-    "doubleratchet", "x3dh", "pysequoia", "gmpy2",
+    "doubleratchet", "x3dh", "pysequoia", "gmpy2", "vodozemac", "starlette", "uvicorn",
 )  # fmt: skip
 SIDES = ("ours", "peer", "peer_bare", "floor")
 LESS = "less"  # a column only as a ratio
