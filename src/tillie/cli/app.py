@@ -34,7 +34,7 @@ bob@example.net - · tillie listen --json · tillie verify bob@example.net
 
 app = typer.Typer(
     name="tillie",
-    help="Sealed messages between people, on the XMPP accounts they have.",
+    help="Sealed messages between people, on the XMPP and Matrix accounts they have.",
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,

@@ -116,7 +116,7 @@ async def _our_device(client: Client, _: Lines) -> Device:
         await client.unlist(device.label)
         raise Rejected(
             "It did not take this device's keys.",
-            hint="Which profile an account has is chosen once: add it with the --profile of its other devices.",
+            hint="An account has one --profile, that of its other devices. Only a 'tillie home' knows draft2015.",
         )
     return device
 
