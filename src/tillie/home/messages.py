@@ -5,7 +5,7 @@ A message is kept until the device that it is for has shown that it came.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,6 +21,7 @@ ALL_DEVICES = "*"
 MAX_CONTENT_BYTES = 65_536  # of one message's content, as canonical JSON
 MAX_EDU_BYTES = 65_536  # of the contents that travel together
 MAX_MESSAGES = 100  # in one answer to a sync
+MAX_PLACES = 1_000  # devices in one statement
 REMEMBERED = 24 * 3_600_000  # milliseconds that an answered transaction id is known at least
 
 Messages = Mapping[str, Mapping[str, Object]]  # {user: {device or "*": content}}
@@ -62,27 +63,32 @@ def send(
 
 def deliver(conn: Connection, sender: str, type: str, messages: Messages) -> frozenset[str]:
     """Keep messages for local devices; those that are not there get none. Whom to wake."""
-    reached = set()
+    rows = []
     for user, contents in messages.items():
         for device, content in contents.items():
-            rows = _positions(conn, user, device)
-            if rows:
-                event = msgspec.json.encode({"content": content, "sender": str(sender), "type": type})
-                conn.executemany(
-                    "INSERT INTO messages (user_id, device_id, position, json) VALUES (?, ?, ?, ?)",
-                    [(user, each, position, event) for each, position in rows],
-                )
-                reached.add(user)
-    return frozenset(reached)
+            if device == ALL_DEVICES:
+                event = _event(sender, type, content)
+                rows += [(user, each, position, event) for each, position in _positions(conn, user)]
+        named = [device for device in contents if device != ALL_DEVICES]
+        for start in range(0, len(named), MAX_PLACES):
+            rows += [
+                (user, each, position, _event(sender, type, contents[each]))
+                for each, position in _positions(conn, user, named[start : start + MAX_PLACES])
+            ]
+    conn.executemany("INSERT INTO messages (user_id, device_id, position, json) VALUES (?, ?, ?, ?)", rows)
+    return frozenset(row[0] for row in rows)
 
 
-def _positions(conn: Connection, user: str, device: str) -> list[tuple[str, int]]:
-    """The next place in the queue of a device, or of all devices of a user."""
+def _event(sender: str, type: str, content: Object) -> bytes:
+    return msgspec.json.encode({"content": content, "sender": str(sender), "type": type})
+
+
+def _positions(conn: Connection, user: str, devices: Sequence[str] | None = None) -> list[tuple[str, int]]:
+    """The next place in the queue of each of these devices, or of all devices of a user."""
     step = "UPDATE devices SET next_message = next_message + 1 WHERE user_id = ?"
-    back = " RETURNING device_id, next_message - 1"
-    if device == ALL_DEVICES:
-        return conn.execute(step + back, (user,)).fetchall()
-    return conn.execute(step + " AND device_id = ?" + back, (user, device)).fetchall()
+    if devices is not None:
+        step += f" AND device_id IN ({', '.join('?' * len(devices))})"
+    return conn.execute(step + " RETURNING device_id, next_message - 1", (user, *(devices or ()))).fetchall()
 
 
 def edus(sender: str, type: str, messages: Messages) -> Iterator[dict[str, Any]]:
