@@ -292,6 +292,7 @@ def test_a_link_of_any_device_is_read_back(device: str) -> None:
 
 def test_a_device_that_is_lost_is_removed_and_logged_out(alice: Person, bob: Person) -> None:
     tablet = bob.again("tablet")
+    tablet("devices")  # it has just read the list that it is on
     bob("devices")
     assert bob("devices", "remove", bob.device).code == exits.USAGE
     assert bob("devices", "remove", "NOSUCH").code == exits.USAGE
@@ -302,7 +303,8 @@ def test_a_device_that_is_lost_is_removed_and_logged_out(alice: Person, bob: Per
     assert f"was logged out at its homeserver. It was device {tablet.device}" in done.err
     assert "tillie account password" in done.err
     assert tablet("account", "password", "--password-file", str(tablet.home / "password")).code == exits.OK
-    assert tablet("devices").code == exits.OK
+    assert tablet("send", alice.address, "I am back").code == exits.OK
+    assert tablet.device in alice("devices", bob.address).out  # its keys are at the homeserver again
 
 
 def test_sessions_are_reset_by_the_device_s_id(alice: Person, bob: Person) -> None:
