@@ -18,7 +18,8 @@ MAX_ID = 128  # characters of a stanza id that enter a record's name
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One message: with whom, which way, its content, and what is known of the sender's key."""
+    """One message: with whom, which way, its content, and what is known of the sender's key. `device` is its number,
+    `label` what it is called (on Matrix its id); neither is there of what this device sent."""
 
     address: str
     sent: bool
@@ -29,6 +30,7 @@ class Entry(msgspec.Struct, frozen=True):
     trust: str = ""
     scheme: str = ""
     notes: tuple[str, ...] = ()
+    label: str = ""
 
     def __repr__(self) -> str:
         return f"Entry({self.address!r}, {len(self.content)} characters)"

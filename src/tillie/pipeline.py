@@ -277,7 +277,7 @@ def _remember(s: State, scheme: Scheme, opened: Opened, around: Stanza) -> None:
     with_whom = _recipient(opened, around).bare if ours else device.address
     entry = history.Entry(
         str(with_whom), ours, opened.time, content.data.decode(), around.id, device.id, opened.trust.value, scheme.name,
-        opened.notes,
+        opened.notes, device.label,
     )  # fmt: skip
     history.append(s, entry)
 

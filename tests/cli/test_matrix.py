@@ -222,6 +222,17 @@ def test_every_device_is_reported_by_its_id_and_our_own_others_read_it(alice: Pe
     assert laptop("history", bob.address).out.endswith("you  hello\n")
 
 
+def test_history_as_json_names_the_device_that_wrote(alice: Person, bob: Person) -> None:
+    alice("send", bob.address, "one")
+    bob("listen", "--count", "1")
+    (read,), (written,) = (
+        [json.loads(line) for line in person("history", other.address, "--json").lines]
+        for person, other in ((bob, alice), (alice, bob))
+    )
+    assert (read["text"], read["sent"], read["device"], read["scheme"]) == ("one", False, alice.device, "olm")
+    assert (written["text"], written["sent"], written["device"]) == ("one", True, None)
+
+
 def test_the_longest_message_goes_through_and_a_longer_one_is_refused(alice: Person, bob: Person) -> None:
     assert alice("send", bob.address, "-", stdin="x" * MAX_MATRIX_TEXT_BYTES).code == exits.OK
     assert bob("listen", "--count", "1").out.rstrip().endswith("x" * MAX_MATRIX_TEXT_BYTES)

@@ -207,6 +207,13 @@ def _id_of(device: Device) -> int | str | None:
     return None if device.is_openpgp or device.is_session else device.id
 
 
+def _sender_of(message: Delivery | Entry) -> int | str | None:
+    """The id of the device that sent it, likewise."""
+    if message.scheme == "olm":
+        return message.label or None
+    return message.device if message.scheme == "omemo" else None
+
+
 # -- listen ---------------------------------------------------------------------------------------------------------
 
 
@@ -294,14 +301,13 @@ def delivery_as_json(delivery: Delivery) -> dict[str, Any]:
     from tillie.trust import fingerprint
     from tillie.wire.time import format_datetime
 
-    is_olm = delivery.scheme == "olm"
     return {
         "kind": delivery.kind,
         "from": delivery.address,
         "to": delivery.to,
-        "device": delivery.label or None if is_olm else delivery.device if delivery.scheme == "omemo" else None,
+        "device": _sender_of(delivery),
         "fingerprint": fingerprint.of_key(Address(delivery.address), delivery.key),
-        "label": "" if is_olm else delivery.label,
+        "label": "" if delivery.scheme == "olm" else delivery.label,
         "trust": delivery.trust,
         "time": format_datetime(delivery.time) if delivery.time is not None else None,
         "text": text_of(delivery.content) if delivery.content else "",
@@ -390,7 +396,7 @@ def _entry_as_json(entry: Entry) -> dict[str, Any]:
         "text": text_of(entry.content),
         "content": entry.content,
         "id": entry.id,
-        "device": entry.device if entry.scheme == "omemo" else None,
+        "device": _sender_of(entry),
         "trust": entry.trust,
         "scheme": entry.scheme,
         "notes": list(entry.notes),
