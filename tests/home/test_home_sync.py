@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from support.home_inside import CLIENT, home_inside
-from tillie.home.messages import MAX_CONTENT_BYTES, MAX_EDU_BYTES, MAX_MESSAGES, edus
+from tillie.home.messages import MAX_CONTENT_BYTES, MAX_EDU_BYTES, MAX_MESSAGES, MAX_PLACES, edus
 from tillie.home.routes_messages import Position
 
 
@@ -31,6 +31,25 @@ def test_messages_come_in_order_and_again_until_they_are_acknowledged(tmp_path: 
             assert "to_device" not in await bob.sync(rest["next_batch"])
             assert "to_device" not in await bob.sync(first["next_batch"]), "an old token brings nothing back"
             assert "to_device" not in await ann.sync(start)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("named", [MAX_PLACES - 1, MAX_PLACES, MAX_PLACES + 1])
+def test_each_device_gets_its_own_however_many_are_named(tmp_path: Path, named: int) -> None:
+    async def run() -> None:
+        async with home_inside(tmp_path) as inside:
+            ann, tablet = await inside.device("ann", "A"), await inside.device("ann", "T")
+            bob, other = await inside.device("bob", "B"), await inside.device("bob", "O")
+            gone: dict[str, object] = {f"gone{number}": {} for number in range(named - 2)}
+            messages = {ann.user: {**gone, "A": {"n": 1}, "T": {"n": 2}}, bob.user: {"B": {"n": 3}, "*": {"n": 4}}}
+            assert (await ann.send("1", messages))[0] == 200
+            assert (await ann.send("2", {ann.user: {"A": {"n": 5}}}))[0] == 200
+            found = []
+            for device in (ann, tablet, bob, other):
+                events = (await device.sync())["to_device"]["events"]
+                found.append(sorted(event["content"]["n"] for event in events))
+            assert found == [[1, 5], [2], [3, 4], [4]]
 
     asyncio.run(run())
 

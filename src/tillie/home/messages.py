@@ -63,18 +63,18 @@ def send(
 
 def deliver(conn: Connection, sender: str, type: str, messages: Messages) -> frozenset[str]:
     """Keep messages for local devices; those that are not there get none. Whom to wake."""
-    rows = []
+    rows: list[tuple[str, str, int, bytes]] = []
+    named: dict[tuple[str, str], bytes] = {}
     for user, contents in messages.items():
         for device, content in contents.items():
+            event = _event(sender, type, content)
             if device == ALL_DEVICES:
-                event = _event(sender, type, content)
-                rows += [(user, each, position, event) for each, position in _positions(conn, user)]
-        named = [device for device in contents if device != ALL_DEVICES]
-        for start in range(0, len(named), MAX_PLACES):
-            rows += [
-                (user, each, position, _event(sender, type, contents[each]))
-                for each, position in _positions(conn, user, named[start : start + MAX_PLACES])
-            ]
+                rows += ((*place, event) for place in _places_of_all(conn, user))
+            else:
+                named[user, device] = event
+    devices = list(named)
+    for start in range(0, len(devices), MAX_PLACES):
+        rows += ((*place, named[place[:2]]) for place in _places(conn, devices[start : start + MAX_PLACES]))
     conn.executemany("INSERT INTO messages (user_id, device_id, position, json) VALUES (?, ?, ?, ?)", rows)
     return frozenset(row[0] for row in rows)
 
@@ -83,12 +83,22 @@ def _event(sender: str, type: str, content: Object) -> bytes:
     return msgspec.json.encode({"content": content, "sender": str(sender), "type": type})
 
 
-def _positions(conn: Connection, user: str, devices: Sequence[str] | None = None) -> list[tuple[str, int]]:
-    """The next place in the queue of each of these devices, or of all devices of a user."""
+def _places(conn: Connection, devices: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]:
+    """The next place in the queue of each of these devices, (user, device, position). One statement for all of them
+    takes half of the time of one for each."""
+    step = f"""
+        WITH named (user_id, device_id) AS (VALUES {", ".join(["(?, ?)"] * len(devices))})
+        UPDATE devices SET next_message = next_message + 1 FROM named
+        WHERE devices.user_id = named.user_id AND devices.device_id = named.device_id
+        RETURNING devices.user_id, devices.device_id, next_message - 1
+    """
+    return conn.execute(step, [name for device in devices for name in device]).fetchall()
+
+
+def _places_of_all(conn: Connection, user: str) -> list[tuple[str, str, int]]:
+    """As `_places`, for all devices of a user."""
     step = "UPDATE devices SET next_message = next_message + 1 WHERE user_id = ?"
-    if devices is not None:
-        step += f" AND device_id IN ({', '.join('?' * len(devices))})"
-    return conn.execute(step + " RETURNING device_id, next_message - 1", (user, *(devices or ()))).fetchall()
+    return conn.execute(step + " RETURNING user_id, device_id, next_message - 1", (user,)).fetchall()
 
 
 def edus(sender: str, type: str, messages: Messages) -> Iterator[dict[str, Any]]:
