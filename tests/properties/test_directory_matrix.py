@@ -42,6 +42,23 @@ def test_any_json_is_read_or_malformed(value: Any) -> None:
     assert canonical.parse(canonical.encode(parsed)) == parsed
 
 
+@given(JSON)
+def test_spaces_and_escapes_make_no_difference(value: Any) -> None:
+    forms = [
+        json.dumps(value, ensure_ascii=False, separators=(",", ":")),
+        json.dumps(value, ensure_ascii=False),
+        json.dumps(value, separators=(",", ":")),
+    ]
+    assert len({_outcome(form.encode("utf-8", "surrogatepass")) for form in forms}) == 1
+
+
+def _outcome(data: bytes) -> str:
+    try:
+        return repr(canonical.parse(data))
+    except Malformed:
+        return "malformed"
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_json_or_malformed(data: bytes) -> None:
     for read in (canonical.parse, canonical.parse_object, lambda data: canonical.split_object(data, max_bytes=1_000)):
