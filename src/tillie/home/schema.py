@@ -48,7 +48,6 @@ MIGRATIONS = (
         json BYTEA NOT NULL,
         PRIMARY KEY (user_id, device_id, algorithm, position)
     );
-    CREATE UNIQUE INDEX one_time_key_ids ON one_time_keys (user_id, device_id, algorithm, key_id);
     CREATE TABLE issued_keys (                     -- a key that was given out is never taken again
         user_id TEXT NOT NULL,
         device_id TEXT NOT NULL,
