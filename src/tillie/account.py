@@ -173,6 +173,11 @@ class Account:
         data = self._run(lambda s: s.get(_PASSWORD))
         return data[1:].decode() if data else ""
 
+    def is_logged_in(self) -> bool:
+        """Whether a homeserver knows this device by a token that is kept: the password may not be needed."""
+        kept = self._run(matrix_records.load_login)
+        return kept is not None and bool(kept.token)
+
     def log_in_anew(self) -> None:
         """The next connection to a homeserver uses the password, and comes back as the same device."""
         self._run(matrix_records.forget_token)

@@ -23,6 +23,7 @@
     ├── NetworkError            a server or the way to it
     │   ├── Unreachable
     │   ├── AuthenticationFailed
+    │   │   └── PasswordNeeded  of a device that was logged in: its token is not enough
     │   └── Rejected            the server answered with an error
     └── StoreError              the file that holds keys and messages
         ├── StoreLocked         wrong key or passphrase, or not a store
@@ -178,6 +179,12 @@ class Unreachable(NetworkError):
 
 class AuthenticationFailed(NetworkError):
     """The server did not accept the account or password."""
+
+
+class PasswordNeeded(AuthenticationFailed):
+    """The server wants the account's password, and none was given."""
+
+    hint = "'tillie account password' keeps it."
 
 
 class Rejected(NetworkError):

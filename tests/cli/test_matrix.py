@@ -318,6 +318,32 @@ def test_a_device_that_is_lost_is_removed_and_logged_out(alice: Person, bob: Per
     assert tablet.device in alice("devices", bob.address).out  # its keys are at the homeserver again
 
 
+def test_a_password_is_asked_for_only_where_the_homeserver_wants_it(alice: Person, bob: Person) -> None:
+    desk = bob.again("desk", "--no-keep-password")
+    tablet = bob.again("tablet")
+    asked: list[str] = []
+
+    def type_it(question: str, _: object) -> str:
+        asked.append(question)
+        return PASSWORD
+
+    bob.street.patch.setattr("getpass.getpass", type_it)
+    assert desk("send", alice.address, "hello").code == exits.OK
+    assert alice("send", bob.address, "hello", answers="").code == exits.OK
+    assert desk("listen", "--count", "1", answers="").out.endswith("hello\n")
+    assert desk("devices", answers="").code == exits.OK
+    assert asked == []
+    done = desk("devices", "remove", tablet.device)
+    assert (done.code, "wants the account's password" in done.err) == (exits.NETWORK, True)
+    assert "tillie account password" in done.err
+    assert desk("devices", "remove", tablet.device, answers="").code == exits.OK
+    assert asked == [f"Password of {bob.address}: "]
+    assert desk("account", "password", "--forget").code == exits.OK  # and the token with it
+    assert desk("devices").code == exits.NETWORK
+    assert desk("devices", answers="").code == exits.OK
+    assert len(asked) == 2
+
+
 def test_sessions_are_reset_by_the_device_s_id(alice: Person, bob: Person) -> None:
     alice("send", bob.address, "one")
     assert alice("devices", "reset", bob.address, bob.device).out.startswith("1 session put away")

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from tillie import client as clients
 from tillie.account import Account
-from tillie.cli import show
+from tillie.cli import show, unlock
 from tillie.cli.terminal import Lines
 from tillie.client import Client
-from tillie.errors import AuthenticationFailed
+from tillie.errors import AuthenticationFailed, PasswordNeeded
 from tillie.model import Decide, Decided, Notice, Trust
 from tillie.trust import fingerprint
 from tillie.wire.display import printable
@@ -33,14 +33,24 @@ def run(
     notice: Callable[[Notice], None] | None = None,
 ) -> T:
     """Log the account in, do the work, leave. With `ask`, and somebody at the terminal, decisions on keys are asked.
-    `notice` tells a person what she should hear; `tell` does if it is left out."""
+    `notice` tells a person what she should hear; `tell` does if it is left out.
 
-    async def all_of_it() -> T:
+    `password` may be "" where a homeserver gave a token. If it wants the password all the same, a person is asked, and
+    the work begins anew."""
+
+    async def all_of_it(password: str) -> T:
         lines = Lines(sys.stdin)
         async with online(account, password, lines, listening=listening, ask=ask, notice=notice) as client:
             return await work(client, lines)
 
-    return asyncio.run(all_of_it())
+    try:
+        return asyncio.run(all_of_it(password))
+    except PasswordNeeded as error:
+        if not show.is_conversation():
+            raise
+        show.note(f"The homeserver of {account.address} wants the password again.")
+        asked = unlock.ask_password(account.address, error.hint)
+    return asyncio.run(all_of_it(asked))
 
 
 @asynccontextmanager

@@ -138,16 +138,22 @@ def forget(entry: Entry) -> None:
 
 
 def password(ours: Account) -> str:
-    """The account's password at its server: out of the store, a credential, or asked for."""
-    return ours.password() or new_password(ours.address, None)
+    """The account's password at its server: out of the store, a credential, or asked for. "" if there is none and a
+    homeserver has not asked for it again."""
+    given = ours.password() or credential(PASSWORD_CREDENTIAL)
+    return given if given or ours.is_logged_in() else ask_password(ours.address, "'tillie account password' keeps it.")
 
 
 def new_password(address: Address, password_file: Path | None) -> str:
     """A password that the store does not have: from a file, a credential, or asked for."""
     if password_file is not None:
         return first_line(password_file)
-    given = credential(PASSWORD_CREDENTIAL)
-    return given or ask(f"Password of {address}: ", AuthenticationFailed(_NOBODY, hint="Give --password-file."))
+    return credential(PASSWORD_CREDENTIAL) or ask_password(address, "Give --password-file.")
+
+
+def ask_password(address: Address, hint: str) -> str:
+    """Ask for the password of an account; `hint` says what to do where there is nobody to ask."""
+    return ask(f"Password of {address}: ", AuthenticationFailed(_NOBODY, hint=hint))
 
 
 def ask(question: str, otherwise: Exception) -> str:

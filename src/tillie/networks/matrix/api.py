@@ -18,7 +18,7 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from tillie.errors import AuthenticationFailed, NetworkError, Rejected, Unreachable, UsageError
+from tillie.errors import AuthenticationFailed, NetworkError, PasswordNeeded, Rejected, Unreachable, UsageError
 from tillie.model import Address
 from tillie.networks.matrix import answers
 from tillie.wire.canonical import Object
@@ -147,7 +147,8 @@ class Api:
         return await self._ask("GET", f"{CLIENT}/account/whoami")
 
     async def delete_device(self, user: Address, device: str, password: str) -> None:
-        """DELETE /devices/{id}, with the password by user-interactive authentication."""
+        """DELETE /devices/{id}, with the password by user-interactive authentication. Raises `PasswordNeeded` if that
+        is wanted and there is none."""
         path = f"{CLIENT}/devices/{_part(device)}"
         try:
             await self._ask("DELETE", path, b"{}", interactive=True)
@@ -155,6 +156,8 @@ class Api:
             session = error.answer.get("session")
             if error.status != 401 or not isinstance(session, str):
                 raise
+            if not password:
+                raise PasswordNeeded from None
             stage = {"type": PASSWORD, "identifier": {"type": "m.id.user", "user": str(user)}, "password": password}
             await self._ask("DELETE", path, _json({"auth": {**stage, "session": session}}), interactive=True)
 

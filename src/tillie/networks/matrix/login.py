@@ -9,7 +9,7 @@ import aiohttp
 from tillie.crypto.random import random_bytes
 from tillie.directory.matrix import V1, Profile
 from tillie.engine import Engine
-from tillie.errors import AuthenticationFailed, StoreMismatch
+from tillie.errors import AuthenticationFailed, PasswordNeeded, StoreMismatch
 from tillie.model import Address, Done, State
 from tillie.networks.matrix import answers, discovery, records
 from tillie.networks.matrix.api import Api, LoggedOut, Refusal
@@ -22,9 +22,9 @@ DEVICE_LETTERS = 10  # as homeservers make them
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Where and as whom. `homeserver` is the base URL of its client API, "" where the server's name tells; `profile`
-    which kind of keys this account publishes; `ca_file` a PEM file of the only authority that is trusted then; `label`
-    what other devices may call this one."""
+    """Where and as whom. `password` may be "" where a token is kept; `homeserver` is the base URL of its client API, ""
+    where the server's name tells; `profile` which kind of keys this account publishes; `ca_file` a PEM file of the only
+    authority that is trusted then; `label` what other devices may call this one."""
 
     address: Address
     password: str = field(repr=False)
@@ -93,6 +93,8 @@ def gone(account: Address, device: str) -> LoggedOut:
 
 async def log_in(login: Login, engine: Engine, api: Api, device: str) -> Kept:
     """Log in with the password, to this device, and keep the token. Raises `AuthenticationFailed`, ..."""
+    if not login.password:
+        raise PasswordNeeded
     try:
         answer = await api.log_in(login.address, login.password, device, login.label)
     except LoggedOut as error:
