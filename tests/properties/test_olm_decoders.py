@@ -111,7 +111,7 @@ def test_records_come_back() -> None:
     claimed = Claimed(1.0, b"e", b"k", "why")
     assert records.decode_claimed(records.encode_claimed(claimed)) == claimed
     device = KnownDevice("D", b"c", b"e", True, False, (1.0, 2.0))
-    known = DeviceList(1.0, 2.0, "why", (device,), (("B", "bad"),), (Past(1.0, (b"c",)),), (device,))
+    known = DeviceList(1.0, 2.0, "why", (device,), (("B", "bad"),), (Past(1.0, (b"c",)),), (device,), 3.0)
     again = records.decode_devices(records.encode_devices(known))
     assert all(getattr(again, name) == getattr(known, name) for name in DeviceList.__struct_fields__)
     assert records.device_in(records.of_device("repair", Address("@a/b:c"), b"\x01\x02")) == ("@a/b:c", b"\x01\x02")
@@ -126,17 +126,52 @@ def test_records_of_a_newer_version_are_refused() -> None:
 # -- fingerprints of lists ------------------------------------------------------------------------------------------
 
 
-def _list(*keys: bytes, past: tuple[tuple[bytes, ...], ...] = ()) -> DeviceList:
+def _list(*keys: bytes, past: tuple[tuple[bytes, ...], ...] = (), since: float = 0.0) -> DeviceList:
     devices = tuple(KnownDevice(key.hex(), key, key, True, True) for key in keys)
-    return DeviceList(1.0, devices=devices, past=tuple(Past(1.0, each) for each in past))
+    return DeviceList(1.0, devices=devices, past=tuple(Past(1.0, each) for each in past), since=since)
+
+
+NOW = 1_790_000_000.0
 
 
 def test_a_fingerprint_matches_the_lists_as_they_are_or_were() -> None:
     before = (_list(b"a"), _list(b"x", b"y"))
     now = (_list(b"a", b"b", past=((b"a",),)), _list(b"x", past=((b"x", b"y"),)))
     text = binding.fingerprint(before, (b"z",))
-    assert binding.match(text, before, (b"z",)) is Match.NOW
-    assert binding.match(text, before[::-1], (b"z",)) is Match.NOW
-    assert binding.match(text, now, (b"z",)) is Match.BEFORE
-    assert binding.match(text, now, ()) is Match.NEVER
-    assert binding.match("", now, (b"z",)) is Match.NEVER
+    assert binding.match(text, before, (b"z",), NOW) is Match.NOW
+    assert binding.match(text, before[::-1], (b"z",), NOW) is Match.NOW
+    assert binding.match(text, now, (b"z",), NOW) is Match.BEFORE
+    assert binding.match(text, now, (), NOW) is Match.NEVER
+    assert binding.match("", now, (b"z",), NOW) is Match.NEVER
+
+
+def test_a_fingerprint_may_lack_one_device_of_the_sender_that_is_new_to_us() -> None:
+    """Of the sender only, one only, not one that was there before, and not for long."""
+    ours = _list(b"x")
+    text = binding.fingerprint((_list(b"a"), ours), (b"a", b"x"))
+
+    def match(theirs: DeviceList, *, mine: DeviceList = ours, now: float = NOW) -> Match:
+        return binding.match(text, (mine, theirs), (b"a", b"x"), now)
+
+    assert match(_list(b"a", b"b", since=NOW)) is Match.WITHOUT
+    assert match(_list(b"a", b"b", since=NOW), now=NOW + binding.MAY_BE_NEW - 1) is Match.WITHOUT
+    assert match(_list(b"a", b"b", since=NOW), now=NOW + binding.MAY_BE_NEW) is Match.NEVER
+    assert match(_list(b"a", b"b", since=NOW + 1)) is Match.NEVER
+    assert match(_list(b"a", b"b", b"c", since=NOW)) is Match.NEVER
+    assert match(_list(b"a", b"b", past=((b"b",),), since=NOW)) is Match.NEVER
+    assert match(_list(b"a", b"b", past=((b"c",),), since=NOW)) is Match.WITHOUT
+    assert match(_list(b"a"), mine=_list(b"x", b"y", since=NOW)) is Match.NEVER
+    assert match(_list(b"a", b"b", since=NOW), mine=_list(b"x", b"y", past=((b"x",),))) is Match.WITHOUT
+
+
+def test_as_many_ways_as_are_tried() -> None:
+    keys = [number.to_bytes(2) for number in range(1, binding.MAX_TRIED + 3)]
+    for new, wanted in ((binding.MAX_TRIED, Match.WITHOUT), (binding.MAX_TRIED + 1, Match.NEVER)):
+        theirs = _list(b"\x00", *keys[:new], since=NOW)
+        text = binding.fingerprint((_list(b"\x00", *keys[: new - 1]),), ())
+        assert binding.match(text, (theirs,), (b"\x00",), NOW) is wanted
+        past = tuple((key,) for key in keys[:new])
+        text = binding.fingerprint((_list(keys[1]),), ())
+        assert binding.match(text, (_list(b"\x00", past=past),), (), NOW) is (
+            Match.BEFORE if wanted is Match.WITHOUT else Match.NEVER
+        )

@@ -86,7 +86,8 @@ def learn_list(s: State, fact: Fetched, profile: Profile, now: Time) -> tuple[No
         s.put(records.key("stale", fact.address), None)
     devices = tuple(_reduced(each) for each in good)
     known = DeviceList(now, now, "", devices, tuple((_name(device), why) for device, why in bad))
-    known = msgspec.structs.replace(known, past=_past(before, known, now), gone=_gone(before, known))
+    since = before.since if before.at and _same(before, known) else now
+    known = msgspec.structs.replace(known, past=_past(before, known, now), gone=_gone(before, known), since=since)
     return _keep(s, fact.address, known, _changed(before, known))
 
 
@@ -105,10 +106,14 @@ def _name(device: str) -> str:
     return device if names.is_device_id(device) else "(without a valid name)"
 
 
+def _same(before: DeviceList, known: DeviceList) -> bool:
+    return set(before.keys) == set(known.keys)
+
+
 def _past(before: DeviceList, known: DeviceList, now: Time) -> tuple[Past, ...]:
     """Who took part before. A list that only lost its place in time is no other list."""
     kept = tuple(each for each in before.past if 0 <= now - each.until < PAST_KEPT and each.keys != known.keys)
-    if before.at and set(before.keys) != set(known.keys):
+    if before.at and not _same(before, known):
         kept = (*kept, Past(now, before.keys))
     return kept[-MAX_PAST:]
 

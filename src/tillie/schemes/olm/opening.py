@@ -101,14 +101,16 @@ def _place(
         raise Refused("it belongs to another conversation")
     if said.fingerprint is None:
         return ()
-    users = tuple(dict.fromkeys((*recipients, peer.user)))
+    users = (*(user for user in dict.fromkeys(recipients) if user != peer.user), peer.user)
     known = [contacts.load(s, user) for user in users]
     lists = tuple(each or DeviceList(0.0) for each in known)
-    match = binding.match(said.fingerprint, lists, (peer.curve25519, own.curve25519))
+    match = binding.match(said.fingerprint, lists, (peer.curve25519, own.curve25519), now)
     if match is Match.NOW:
         return ()
     if match is Match.BEFORE:
         return ("It was sealed for an earlier list of devices.",)
+    if match is Match.WITHOUT:
+        return ("Its sender did not know of a device on their own list, which is new, or hidden from them.",)
     looked_up = zip(users, known, strict=True)
     old = (user for user, each in looked_up if not contacts.is_just_read(s, user, each, now))
     asks = tuple(Fetch(user, matrix.KEYS_QUERY) for user in old)

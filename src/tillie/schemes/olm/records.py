@@ -176,7 +176,7 @@ class Past(msgspec.Struct, frozen=True, array_like=True):
 class DeviceList(msgspec.Struct, frozen=True, array_like=True, eq=False):
     """All we know of one user's devices, `at` the time of the newest answer. `tried` is when one was last asked for,
     and `error` why none came. `bad` are devices that can't be used, and why; `past` who took part before; `gone`
-    devices that were on it once, newest last.
+    devices that were on it once, newest last; `since` when those that take part were first seen together.
 
     Two are equal only if they are one object: `decode_devices` gives one for equal bytes.
     """
@@ -188,6 +188,7 @@ class DeviceList(msgspec.Struct, frozen=True, array_like=True, eq=False):
     bad: tuple[tuple[str, str], ...] = ()
     past: tuple[Past, ...] = ()
     gone: tuple[KnownDevice, ...] = ()
+    since: float = 0.0
 
     @property
     def keys(self) -> tuple[bytes, ...]:
