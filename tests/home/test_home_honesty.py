@@ -189,6 +189,61 @@ def test_one_bad_remote_device_costs_no_other(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"signatures": []},
+        {"signatures": {FAR: 7}},
+        {"signatures": {FAR: [KEY_ID]}},
+        {"signatures": None},
+        {"unsigned": 0.5},
+        {"unsigned": "x" * statements.MAX_BYTES},
+        {"time": 10**400},
+        {"time": True},
+        {"sequence": 2**63},
+    ],
+)
+def test_a_bad_statement_costs_no_devices(tmp_path: Path, change: Object) -> None:
+    async def run() -> None:
+        async with home_inside(tmp_path) as inside:
+            ann = await inside.device("ann", "A")
+            devices = _devices("E")
+            answer = await _ask(inside, ann, devices, {**_said(7, devices), **change})
+            assert (list(answer["device_keys"][EVE]), answer[statements.MEMBER]) == (["E"], {})
+            assert _audit(inside, EVE).seen == ()
+            assert len(_audit(inside, EVE, canonical.parse(b"{}"), {**_said(7, devices), **change}).refused) == 2
+
+    asyncio.run(run())
+
+
+def test_one_good_signature_is_enough_and_what_stands_in_our_place_is_not_looked_at(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with home_inside(tmp_path) as inside:
+            ann = await inside.device("ann", "A")
+            devices = _devices("E")
+            statement = _said(7, devices)
+            statement["signatures"] = {FAR: {"ed25519:unknown": 7, **statement["signatures"][FAR]}, SERVER: 7}
+            told = (await _ask(inside, ann, devices, statement))[statements.MEMBER][EVE]
+            verify_object(told, SERVER, "ed25519:a_1", inside.home.signer.public)
+
+    asyncio.run(run())
+
+
+def test_devices_too_deep_for_a_statement_cost_no_answer(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with home_inside(tmp_path) as inside:
+            ann = await inside.device("ann", "A")
+            devices = _devices("E")
+            statement = _said(7, devices)
+            deep: Object = {}
+            for _ in range(canonical.MAX_DEPTH - 2):
+                deep = {"x": deep}
+            answer = await _ask(inside, ann, {**devices, "DEEP": {"keys": deep}}, statement)
+            assert (sorted(answer["device_keys"][EVE]), answer[statements.MEMBER]) == (["DEEP", "E"], {})
+
+    asyncio.run(run())
+
+
 def test_in_the_draft_both_homes_sign(tmp_path: Path) -> None:
     async def run() -> None:
         async with home_inside(tmp_path) as inside:

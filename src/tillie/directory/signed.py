@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from tillie.crypto import sign
 from tillie.errors import BadSignature, Malformed
 from tillie.wire import base64, canonical
@@ -23,10 +25,10 @@ def sign_object(value: Object, entity: str, key_id: str, seed: bytes) -> Object:
 
 
 def with_signature(value: Object, entity: str, key_id: str, signature: str) -> Object:
-    """A copy with a signature that was made before."""
-    signatures = dict(value.get("signatures", {}))
-    signatures[entity] = {**signatures.get(entity, {}), key_id: signature}
-    return {**value, "signatures": signatures}
+    """A copy with a signature that was made before. What is there in the place of signatures and is no object is left
+    out: no check of another entity's signature looks at it."""
+    signatures = _object(value.get("signatures"))
+    return {**value, "signatures": {**signatures, entity: {**_object(signatures.get(entity)), key_id: signature}}}
 
 
 def signature_of(value: Object, entity: str, key_id: str) -> bytes:
@@ -43,3 +45,20 @@ def signature_of(value: Object, entity: str, key_id: str) -> bytes:
 def verify_object(value: Object, entity: str, key_id: str, public: bytes) -> None:
     """Check the signature of one entity by one key. Raises `BadSignature`, `Malformed`."""
     sign.verify(public, signed_bytes(value), signature_of(value, entity, key_id))
+
+
+def verify_by_any(value: Object, entity: str, keys: Mapping[str, bytes]) -> None:
+    """Check that one of an entity's `keys` ({"ed25519:...": 32 bytes}) made one of its signatures: those by other keys
+    say nothing. Raises `BadSignature`, `Malformed`."""
+    why: Exception = BadSignature(f"{entity} has not signed with a key that is known")
+    for key_id in _object(_object(value.get("signatures")).get(entity)):
+        if key_id in keys:
+            try:
+                return verify_object(value, entity, key_id, keys[key_id])
+            except (BadSignature, Malformed) as error:
+                why = error
+    raise why
+
+
+def _object(value: object) -> Object:
+    return value if isinstance(value, dict) else {}

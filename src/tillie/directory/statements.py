@@ -11,13 +11,14 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from tillie.directory.signed import sign_object, verify_object
+from tillie.directory.signed import sign_object, verify_by_any
 from tillie.errors import Malformed
 from tillie.model import Address
 from tillie.wire import base64, canonical, matrix
 from tillie.wire.canonical import Object
 
 MEMBER = "org.tillie.statements"  # beside `device_keys` in an answer to a query: {user id: statement}
+MAX_BYTES = 8_192  # of one statement, with all signatures
 
 
 class Statement(NamedTuple):
@@ -66,18 +67,19 @@ def read(value: object, user: Address) -> Statement:
     """A statement as it is on the wire, its signatures not looked at. Raises `Malformed`."""
     if not isinstance(value, dict) or value.get("user_id") != user:
         raise Malformed("a statement is not an object, or of another user")
+    if len(canonical.encode(value)) > MAX_BYTES:  # also what is not signed must be fit to be kept and passed on
+        raise Malformed("a statement is too large")
     sequence, time = value.get("sequence"), value.get("time")
-    if not isinstance(sequence, int) or not isinstance(time, int) or isinstance(sequence, bool) or sequence < 0:
+    if type(sequence) is not int or type(time) is not int or sequence < 0:
         raise Malformed("a statement has no sequence or no time")
     digest = base64.decode_unpadded(value.get("devices_sha256"), size=32)
     return Statement(matrix.parse_user_id(value["user_id"]), sequence, time / 1000, digest, value)
 
 
 def verify(statement: Statement, server: str, keys: Mapping[str, bytes]) -> None:
-    """Check that a home signed it, with one of its `keys` ({"ed25519:...": 32 bytes}). Raises `BadSignature`."""
-    signed_with = statement.source.get("signatures", {}).get(server, {})
-    known = [key_id for key_id in signed_with if key_id in keys] or ["ed25519:unknown"]
-    verify_object(statement.source, server, known[0], keys.get(known[0], b""))
+    """Check that a home signed it, with one of its `keys` ({"ed25519:...": 32 bytes}). Raises `BadSignature`,
+    `Malformed`."""
+    verify_by_any(statement.source, server, keys)
 
 
 def lies(statements: Iterable[Statement]) -> tuple[tuple[Statement, Statement], ...]:

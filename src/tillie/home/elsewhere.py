@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tillie.directory import statements
 from tillie.directory.matrix import MAX_DEVICE_BYTES, MAX_DEVICES, Profile
-from tillie.directory.signed import verify_object
+from tillie.directory.signed import verify_by_any
 from tillie.directory.statements import Statement
 from tillie.errors import BadSignature, Malformed
 from tillie.home import honesty
@@ -49,7 +49,7 @@ async def query(home: Home, profile: Profile, server: str, users: Collection[str
         )
         if profile.servers_sign:
             shown = _signed(home, server, shown, signing_keys)
-        is_stated = statement is not None and is_whole and statement.hash == statements.map_hash(devices)
+        is_stated = statement is not None and is_whole and _is_on(statement, devices)
         json = canonical.encode(home.signer.sign(statement.source)) if statement is not None and is_stated else b""
         found[user] = Found(_as_json(shown), json)
     await _remember(home, heard)
@@ -76,16 +76,23 @@ def _statement(value: object, user: Address, server: str, signing_keys: Mapping[
     return statement
 
 
+def _is_on(statement: Statement, devices: Object) -> bool:
+    """Whether a statement is on just these devices."""
+    try:
+        return statement.hash == statements.map_hash(devices)
+    except Malformed:  # nobody can have stated what has no canonical form
+        return False
+
+
 def _signed(home: Home, server: str, devices: Object, signing_keys: Mapping[str, bytes]) -> Object:
     """The draft: "The JSON must be signed by both the homeserver of the user querying and the homeserver of the
     device". Ours signs what the other signed, and nothing else is shown."""
     found = {}
     for name, each in devices.items():
         try:
-            key_id = next(iter(set(each["signatures"][server]) & set(signing_keys)))
-            verify_object(each, server, key_id, signing_keys[key_id])
+            verify_by_any(each, server, signing_keys)
             found[name] = home.signer.sign(each)
-        except (Malformed, BadSignature, KeyError, TypeError, StopIteration, AttributeError):
+        except (Malformed, BadSignature):
             continue
     return found
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from tillie.crypto import sign
-from tillie.directory.signed import ED25519, verify_object
+from tillie.directory.signed import ED25519, verify_by_any
 from tillie.errors import BadKey, BadSignature, Malformed
 from tillie.home.database import Connection
 from tillie.home.federation.transport import Failed, Transport
@@ -54,8 +54,7 @@ def read_keys(data: bytes, server: str, now: int) -> Keys:
     for key_id, each in published.items():
         if key_id.startswith(f"{ED25519}:") and (key := _key(each)):
             keys[key_id] = key
-    if not any(_is_signed(answer, server, key_id, key) for key_id, key in keys.items()):
-        raise BadSignature("a server's keys are not signed by one of them")
+    verify_by_any(answer, server, keys)
     return Keys(keys, min(until, now + LONGEST_MS))
 
 
@@ -67,14 +66,6 @@ def _key(value: object) -> bytes:
     except (Malformed, BadKey):
         return b""
     return found
-
-
-def _is_signed(answer: dict[str, Any], server: str, key_id: str, key: bytes) -> bool:
-    try:
-        verify_object(answer, server, key_id, key)
-    except (Malformed, BadSignature):
-        return False
-    return True
 
 
 def merged(known: Keys, fetched: Keys, now: int) -> Keys:
