@@ -75,6 +75,27 @@ def test_a_bad_upload_is_refused_and_nothing_of_it_kept(tmp_path: Path, name: st
     asyncio.run(run())
 
 
+def test_a_device_that_goes_meanwhile_leaves_nothing_to_the_next_one_of_its_id(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with home_inside(tmp_path) as inside:
+            ann, bob = await inside.device("ann", "A"), await inside.device("bob", "B")
+            upload = {"device_keys": bob.device_keys(), "fallback_keys": bob.one_time_keys("f", fallback=True)}
+            done = await asyncio.gather(  # one commit for all three, and the first of them is the end of the device
+                bob.call("POST", f"{CLIENT}/logout", {}),
+                bob.call("POST", bob.upload_path, upload),
+                bob.send("t", {ann.user: {"A": {"n": 1}}}),
+            )
+            assert [status for status, _ in done] == [200, 401, 401]
+            assert "to_device" not in await ann.sync()
+            again = await inside.device("bob", "B")
+            assert (await ann.query(bob.user))["device_keys"] == {bob.user: {}}
+            assert await ann.claim(again) == {}
+            assert (await again.send("t", {ann.user: {"A": {"n": 2}}}))[0] == 200
+            assert [event["content"]["n"] for event in (await ann.sync())["to_device"]["events"]] == [2]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("profile", [V1, DRAFT2015], ids=lambda each: each.name)
 def test_what_was_uploaded_is_shown_and_verifies(tmp_path: Path, profile: Profile) -> None:
     async def run() -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from tillie.crypto.random import random_bytes, random_index
 from tillie.home import lists
+from tillie.home.answers import Refused
 from tillie.home.database import Connection
 from tillie.home.lists import Change
 from tillie.model import Address
@@ -116,6 +117,13 @@ def log_in(conn: Connection, user: Address, device: str, name: str | None, now: 
 def has_device(conn: Connection, user: str, device: str) -> bool:
     key = (user, device)
     return conn.execute("SELECT 1 FROM devices WHERE user_id = ? AND device_id = ?", key).fetchone() is not None
+
+
+def require_device(conn: Connection, who: Who) -> None:
+    """Call in the transaction that stores something of a device: it may be gone since the token was looked at, and what
+    it left would be the next one's of that id. Raises `Refused`."""
+    if not has_device(conn, *who):
+        raise Refused(401, "M_UNKNOWN_TOKEN", "The device is gone.")
 
 
 def devices(conn: Connection, user: str) -> list[DeviceRow]:

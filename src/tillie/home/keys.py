@@ -15,7 +15,7 @@ from tillie.directory import matrix as directory
 from tillie.directory.matrix import CURVE25519, SIGNED_CURVE25519, Profile
 from tillie.directory.signed import ED25519
 from tillie.errors import BadKey, BadSignature, Malformed
-from tillie.home import lists
+from tillie.home import accounts, lists
 from tillie.home.accounts import Who
 from tillie.home.answers import Refused
 from tillie.home.database import Connection
@@ -127,6 +127,7 @@ def _public(value: object, who: Who, profile: Profile) -> object:
 
 def upload(conn: Connection, who: Who, body: Upload, profile: Profile, now: int) -> Uploaded:
     """Take an upload in, all or nothing; what is there already changes nothing. Raises `Refused`."""
+    accounts.require_device(conn, who)
     change = None
     if body.device_keys:
         change = _take_device_keys(conn, who, body.device_keys, profile, now)
@@ -176,13 +177,11 @@ def _take_one_time_keys(conn: Connection, who: Who, keys: tuple[Key, ...], profi
         return
     if counts(conn, who, profile)[profile.one_time] + len(new) > MAX_ONE_TIME_KEYS:
         raise Refused(400, "M_TOO_LARGE", f"A device has at most {MAX_ONE_TIME_KEYS} one-time keys.")
-    row = conn.execute(
+    (after,) = conn.execute(
         "UPDATE devices SET next_key = next_key + ? WHERE user_id = ? AND device_id = ? RETURNING next_key",
         (len(new), *who),
     ).fetchone()
-    if row is None:  # logged out meanwhile
-        raise Refused(401, "M_UNKNOWN_TOKEN", "The device is gone.")
-    first = row[0] - len(new)
+    first = after - len(new)
     conn.executemany(
         "INSERT INTO one_time_keys (user_id, device_id, algorithm, position, key_id, public, json)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tillie.crypto.random import random_bytes
+from tillie.home import accounts
 from tillie.home.accounts import Who
 from tillie.home.database import Connection
 from tillie.home.federation import outgoing
@@ -47,7 +48,9 @@ def is_answered(conn: Connection, who: Who, path: str) -> bool:
 def send(
     conn: Connection, who: Who, path: str, type: str, local: Messages, remote: Mapping[str, Messages], now: int
 ) -> Sent:
-    """Take a request in once: the same path again sends nothing. `remote` is by server, `now` in milliseconds."""
+    """Take a request in once: the same path again sends nothing. `remote` is by server, `now` in milliseconds. Raises
+    `Refused` for a device that is gone."""
+    accounts.require_device(conn, who)
     taken = conn.execute(
         "INSERT INTO requests (user_id, device_id, path, created_ts) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (user_id, device_id, path) DO NOTHING",
