@@ -15,16 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from tillie import pipeline
 from tillie.crypto.random import random_bytes
-from tillie.errors import (
-    KeyChanged,
-    NetworkError,
-    NoProgress,
-    NoSession,
-    NotTrusted,
-    PeerError,
-    Rejected,
-    UsageError,
-)
+from tillie.errors import KeyChanged, NetworkError, NoProgress, NoSession, NotTrusted, PeerError, Rejected, UsageError
 from tillie.model import (
     Address,
     Arrived,
@@ -62,6 +53,7 @@ T = TypeVar("T")
 MAX_ROUNDS = 8  # a send needs lists, then bundles, then a decision
 MAX_PARALLEL = 16  # fetches under way at once
 TICK_INTERVAL = 300.0  # seconds between two looks at what is due
+LONGEST_PAUSE = 3_600.0  # ... between two attempts at what the server refuses to publish
 
 Step = Callable[[State], "Done[T] | Need"]
 DecisionMaker = Callable[[Decide], Awaitable[Sequence[Decided]]]
@@ -127,7 +119,8 @@ class Engine:
         self._sending = asyncio.Lock()
         self._publishing = False
         self._look_again = False
-        self._tried: set[int] = set()  # outbox rows that could not be published, until the next tick or connection
+        self._tried: dict[int, Time] = {}  # outbox rows that could not be published, until the first tick after a time
+        self._complaint = ""  # the last that was told, as long as it holds
 
     @property
     def account(self) -> Address:
@@ -345,7 +338,7 @@ class Engine:
 
     async def tick(self) -> None:
         """Rotation, repairs and refreshes that are due, and another try for what the outbox holds."""
-        self._tried.clear()
+        self._tried = {row: until for row, until in self._tried.items() if until > self._clock()}
         for scheme in self.schemes.values():
             await self._tick(scheme)
         await self.flush()
@@ -405,16 +398,20 @@ class Engine:
     async def _publish_all(self) -> None:
         for row in await self.outbox():
             if isinstance(row.effect, Publish) and row.id not in self._tried:
-                self._tried.add(row.id)
-                await self._try(self._flush_publish(row.id, row.effect))
+                self._tried[row.id] = 0.0
+                await self._try(self._flush_publish(row, row.effect))
                 self._look_again = True
 
     async def _try(self, work: Awaitable[None]) -> bool:
         try:
             await work
         except NetworkError as error:
-            self._notice(Notice(self.account, f"not sent yet: {error}"))
+            complaint = f"not sent yet: {error} {error.hint if isinstance(error, Rejected) else ''}".strip()
+            if complaint != self._complaint:
+                self._complaint = complaint
+                self._notice(Notice(self.account, complaint))
             return False
+        self._complaint = ""
         return True
 
     async def _is_ours_to_send(self, row: int, item: Send) -> bool:
@@ -443,7 +440,7 @@ class Engine:
             self._on_the_wire.pop(item.id, None)
             raise
 
-    async def _flush_publish(self, row: int, item: Publish) -> None:
+    async def _flush_publish(self, row: Outgoing, item: Publish) -> None:
         scheme = self.schemes.get(item.scheme)
         if scheme is None:
             return  # this program does not use it now; one that does will publish
@@ -452,9 +449,14 @@ class Engine:
         except NoProgress as error:
             raise Rejected(error.detail) from error
         if publication.value is not None:
-            await self.network.publish(publication.value)
+            try:
+                await self.network.publish(publication.value)
+            except Rejected:
+                # It may be for good: each pause is as long as all before. Another request for it is tried at once.
+                self._tried[row.id] = self._clock() + min(max(0.0, self._clock() - row.created), LONGEST_PAUSE)
+                raise
             await self._run(lambda s: scheme.published(s, item.what, self._clock()))
-        await self._on_store(lambda: self.store.sent(row))
+        await self._on_store(lambda: self.store.sent(row.id))
 
     async def acknowledged(self, *ids: str) -> None:
         """The server has the stanzas with these ids: they need not be sent again."""
