@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from support.answering import Answering, api_at
 from tillie.directory.matrix import DRAFT2015, KEY_COUNTS, KEYS_CLAIM, KEYS_QUERY, KEYS_UPLOAD, V1
-from tillie.errors import Rejected, Unreachable, UsageError
+from tillie.errors import NetworkError, Rejected, Unreachable, UsageError
 from tillie.model import Address, Fetch, Publication, Send
 from tillie.networks.matrix import answers, api, discovery, sync
 from tillie.networks.matrix.api import Api, LoggedOut, Refusal
@@ -247,6 +247,32 @@ def test_only_what_will_never_be_taken_is_given_up(status: int, error: type[Exce
         server.says(status, b'{"errcode":"M_X"}', {"Retry-After": "60"})
         with pytest.raises(error):
             await MatrixNetwork(client, V1).send(Send(b"{}", "t1"))
+
+    run(scenario)
+
+
+def test_what_something_before_the_homeserver_answers_gives_nothing_up() -> None:
+    async def scenario(server: Answering, client: Api, _: list[str]) -> None:
+        server.says(200, b"<html>welcome to the railway's network</html>")
+        network = MatrixNetwork(client, V1)
+        with pytest.raises(Unreachable):
+            await network.send(Send(b"{}", "t1"))
+        with pytest.raises(Unreachable):
+            await network.publish(Publication(KEYS_UPLOAD, "", b"{}"))
+        assert network.failed.is_set()
+        assert network.uploaded == 0
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("status", "error"), [(400, Rejected), (403, Rejected), (503, Unreachable)])
+def test_keys_that_are_not_taken_are_told_with_what_to_do(status: int, error: type[NetworkError]) -> None:
+    async def scenario(server: Answering, client: Api, _: list[str]) -> None:
+        server.says(status, b'{"errcode":"M_X","error":"One time key signed_curve25519:A already exists"}')
+        with pytest.raises(error) as raised:
+            await MatrixNetwork(client, V1).publish(Publication(KEYS_UPLOAD, "", b"{}"))
+        assert "already exists" in str(raised.value)
+        assert ("tillie backup" in raised.value.hint) == (error is Rejected)
 
     run(scenario)
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from tillie.directory.matrix import DRAFT2015, KEYS_CLAIM, KEYS_QUERY, KEYS_UPLOAD, Profile
 from tillie.engine import Engine
-from tillie.errors import Unreachable, UsageError
+from tillie.errors import Rejected, Unreachable, UsageError
 from tillie.model import Fetch, Fetched, Publication, Send
 from tillie.networks.matrix import answers
 from tillie.networks.matrix.api import Api, LoggedOut, Refusal
@@ -17,6 +17,10 @@ from tillie.wire import canonical
 T = TypeVar("T")
 
 ENCRYPTED = "m.room.encrypted"
+_REFUSED_KEYS = (
+    "It is asked again now and then. Until it takes them others may not be able to write to this device; if it never "
+    "does, make a new one: 'tillie backup', then 'tillie account remove' and 'tillie restore'."
+)
 
 
 class MatrixNetwork:
@@ -38,13 +42,7 @@ class MatrixNetwork:
     async def send(self, item: Send) -> None:
         """Send a finished request. Its id is the transaction's: a repeat is the same message. Raises `Rejected` for
         what the homeserver will never take."""
-        try:
-            await self.call(lambda: self.api.send_to_device(ENCRYPTED, item.id, item.stanza))
-        except Refusal as error:
-            if error.may_pass:
-                self.failed.set()
-                raise Unreachable(error.detail) from None
-            raise
+        await self._deliver(lambda: self.api.send_to_device(ENCRYPTED, item.id, item.stanza))
         await self.engine.acknowledged(item.id)
 
     async def fetch(self, ask: Fetch) -> Fetched:
@@ -64,11 +62,27 @@ class MatrixNetwork:
         return Fetched(ask.address, ask.node, ask.item, answers.sound(found))
 
     async def publish(self, publication: Publication) -> None:
+        """Upload keys. Raises `Rejected` where the homeserver does not take them as they are."""
         if publication.node != KEYS_UPLOAD:
             raise UsageError("Only keys are published on Matrix.")
         device = self.device if self._profile == DRAFT2015 else ""  # it has the device in the path
-        await self.call(lambda: self.api.upload_keys(self._profile.path, publication.payload, device))
+        try:
+            await self._deliver(lambda: self.api.upload_keys(self._profile.path, publication.payload, device))
+        except Refusal as error:
+            detail = f"It does not take this device's keys: {error.detail}"
+            raise Rejected(detail, condition=error.condition, hint=_REFUSED_KEYS) from None
         self.uploaded += 1
+
+    async def _deliver(self, request: Callable[[], Awaitable[object]]) -> None:
+        """Make a request of which a repeat changes nothing: what may pass, and what only something before the
+        homeserver can have answered, is tried again soon."""
+        try:
+            await self.call(request)
+        except Rejected as error:
+            if isinstance(error, Refusal) and not error.may_pass:
+                raise
+            self.failed.set()
+            raise Unreachable(error.detail) from None
 
     async def call(self, request: Callable[[], Awaitable[T]]) -> T:
         """Make a request, and once more if the homeserver wants us to log in to our device anew."""
