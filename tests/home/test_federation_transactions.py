@@ -7,16 +7,19 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from support.home_inside import NOW
 from support.homes_apart import Faults, Wire, homes_apart
+from tillie.errors import StoreUnwritable
 from tillie.home import messages
 from tillie.home.database import Database
 from tillie.home.federation import incoming, outgoing
 from tillie.home.federation.followed import MAX_PREVIOUS
 from tillie.home.federation.incoming import MAX_EDUS, MAX_MESSAGE_ID, MAX_MESSAGES, MAX_PDUS
-from tillie.home.federation.outgoing import MAX_BYTES, SPLIT_AFTER
+from tillie.home.federation.outgoing import AFTER_FAULT_SECONDS, MAX_BYTES, MAX_RETRYING, MAX_SENDING, SPLIT_AFTER
 
 A, B = "a.test", "b.test"
 SEND = "/_matrix/federation/v1/send/"
@@ -284,6 +287,30 @@ def test_a_server_that_fails_is_waited_for_longer_each_time_and_tried_soon_when_
     asyncio.run(run())
 
 
+def test_after_a_fault_of_ours_a_server_is_tried_soon_when_heard_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any) -> None:
+        raise StoreUnwritable("no room")
+
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            bob, home = await wire.homes[B].device("bob", "B"), wire.homes[A].home
+            assert home.federation is not None
+            queue = home.federation.outgoing
+            queue._config = replace(queue._config, longest_retry=3_600.0)
+            with monkeypatch.context() as now:
+                now.setattr(outgoing, "take", full)
+                await _queue(wire, "m1")
+                await wire.until(lambda: B in queue._away)
+            assert queue._away[B].timer.when() - asyncio.get_running_loop().time() <= AFTER_FAULT_SECONDS
+            queue.alive(B)
+            await wire.quiet()
+            assert await _received(bob) == ["m1"]
+
+    asyncio.run(run())
+
+
 async def _steps(tmp_path: Path, work: Any) -> Any:
     db = Database(tmp_path / "home.db")
     try:
@@ -320,15 +347,92 @@ def test_a_transaction_holds_so_many_edus_and_bytes_and_stays_as_it_is(tmp_path:
 
 def test_what_waited_too_long_is_dropped_but_not_out_of_a_transaction(tmp_path: Path) -> None:
     def work(conn: Any) -> None:
+        count = "SELECT COUNT(*) FROM outgoing"
         for moment in (10, 20):
             outgoing.enqueue(conn, B, _message(str(moment)), moment)
         under_way = outgoing.take(conn, B, 30, 0)
-        outgoing.enqueue(conn, B, _message("5"), 5)
+        for moment in (*[15] * MAX_EDUS, 25, 26):
+            outgoing.enqueue(conn, B, _message(str(moment)), moment)
         assert outgoing.take(conn, B, 30, 20) == under_way
-        assert conn.execute("SELECT COUNT(*) FROM outgoing").fetchone() == (2,)
-        assert outgoing.take(conn, B, 30, 21) is None
+        assert conn.execute(count).fetchone() == (2 + MAX_EDUS + 2,)
+        found = outgoing.take(conn, B, 30, 25)
+        assert found is not None
+        assert [msgspec.json.decode(each)["content"]["message_id"] for each in found.edus] == ["25", "26"]
+        assert conn.execute(count).fetchone() == (2,)
+        assert outgoing.take(conn, B, 30, 27) is None
 
     asyncio.run(_steps(tmp_path, work))
+
+
+def test_no_step_for_a_transaction_reads_a_whole_queue(tmp_path: Path) -> None:
+    def work(conn: Any) -> None:
+        for _ in range(50 * MAX_EDUS):
+            outgoing.enqueue(conn, B, _message(), 1)
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        conn.set_progress_handler(count, 100)  # instructions of SQLite's machine
+        found = outgoing.take(conn, B, 2, 0)
+        assert found is not None
+        outgoing.release(conn, B, found.id)
+        found = outgoing.take(conn, B, 2, 0)
+        assert found is not None
+        outgoing.done(conn, B, found.id)
+        conn.set_progress_handler(None, 0)
+        assert steps * 100 < 200 * MAX_EDUS, "of a queue of fifty times as many"
+
+    asyncio.run(_steps(tmp_path, work))
+
+
+@pytest.mark.parametrize("depth", range(24, 30))
+def test_what_is_nested_as_deep_as_a_request_may_be_arrives_and_holds_nothing_up(tmp_path: Path, depth: int) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann, bob = await wire.homes[A].device("ann", "A"), await wire.homes[B].device("bob", "B")
+            deep: dict[str, Any] = {"n": "deep"}
+            for _ in range(depth - 1):
+                deep = {"x": deep}
+            assert (await ann.send("1", {BOB: {"B": deep}}))[0] == 200
+            assert (await ann.send("2", {BOB: {"B": {"n": "flat"}}}))[0] == 200
+            await wire.quiet()
+            events = (await bob.sync())["to_device"]["events"]
+            assert [each["content"] for each in events] == [deep, {"n": "flat"}]
+            assert (await ann.send("3", {BOB: {"B": {"x": deep}}}))[0] == (200 if depth < 29 else 400)
+
+    asyncio.run(run())
+
+
+def test_servers_that_are_gone_take_no_place_of_others(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            bob, home = await wire.homes[B].device("bob", "B"), wire.homes[A].home
+            assert home.federation is not None
+            carry, hanging = home.federation.transport._answer, set[str]()
+
+            async def hang(server: str, *given: Any) -> bytes:
+                if server == B:
+                    return await carry(server, *given)
+                hanging.add(server)
+                await asyncio.Event().wait()
+                raise AssertionError
+
+            home.federation.transport._answer = hang  # type: ignore[method-assign]
+            gone = [f"gone{number}.test" for number in range(MAX_SENDING + 1)]
+            await home.db.write(lambda conn: [outgoing.enqueue(conn, each, _message(), home.now()) for each in gone])
+            for each in gone:
+                home.federation.outgoing._begin(each, failures=1)
+            await wire.until(lambda: len(hanging) == MAX_RETRYING)
+            await _queue(wire, "m1")
+            await wire.quiet()
+            assert await _received(bob) == ["m1"]
+            for task in home.federation.outgoing._sending.values():
+                task.cancel()
+
+    asyncio.run(run())
 
 
 def test_so_many_wait_for_one_server_then_the_oldest_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

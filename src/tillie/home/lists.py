@@ -102,7 +102,7 @@ def _update(user: str, device: str, listed: DeviceList, sequence: int, before: i
     """An m.device_list_update (server-server API, "Device Management"). Names stay at home: "Ann's second phone" is
     no other server's business."""
     content: dict[str, Any] = {
-        "user_id": user,
+        "user_id": str(user),
         "device_id": device,
         "stream_id": sequence,
         "prev_id": [before] if before else [],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -16,7 +17,6 @@ import msgspec
 from tillie.crypto.random import random_bytes, random_index
 from tillie.home.database import Connection
 from tillie.home.federation.transport import Failed, Transport
-from tillie.wire import canonical
 
 if TYPE_CHECKING:
     from tillie.home.service import Home
@@ -26,8 +26,10 @@ MAX_EDUS = 100  # "a transaction ... must not include more than ... 100 EDUs"
 MAX_BYTES = 64 << 10  # of EDUs in a transaction, unless one alone has more
 MAX_WAITING = 50_000  # EDUs for one server; then the oldest go
 SEND_SECONDS = 60.0  # the other server may have much to do
+AFTER_FAULT_SECONDS = 60.0  # a disk that was full may have room again
 STOP_SECONDS = 5.0  # for what is under way when the home stops
 MAX_SENDING = 50  # servers at once
+MAX_RETRYING = 20  # ... of those that failed the last time: however many are gone, they take no other's place
 SPLIT_AFTER = 10  # answers of 500 to one transaction, before its EDUs go one by one
 _RETRIED = (401, 404, 408, 429)  # may be another tomorrow: its keys, its proxy, its rate limits
 _DAY_MS = 86_400_000
@@ -56,7 +58,7 @@ def enqueue(conn: Connection, server: str, edu: Mapping[str, Any], now: int) -> 
         INSERT INTO outgoing (server, position, json, created_ts)
         SELECT ?, COALESCE(MAX(position), 0) + 1, ?, ? FROM outgoing WHERE server = ?
         """,
-        (server, canonical.encode(edu), now, server),
+        (server, msgspec.json.encode(edu), now, server),
     )
     conn.execute(
         "DELETE FROM outgoing WHERE server = ? AND transaction_id IS NULL"
@@ -65,44 +67,73 @@ def enqueue(conn: Connection, server: str, edu: Mapping[str, Any], now: int) -> 
     )
 
 
+class _Row(NamedTuple):
+    position: int
+    json: bytes
+    transaction_id: str | None
+    created_ts: int
+
+
 def take(conn: Connection, server: str, now: int, oldest: int, most: int = MAX_EDUS) -> Transaction | None:
     """The transaction that is under way to a server, else a new one of at most `most` EDUs; None if nothing waits.
-    What was there before `oldest` is dropped."""
-    conn.execute(
-        """
-        DELETE FROM outgoing WHERE server = ? AND created_ts < ? AND (transaction_id IS NULL OR transaction_id NOT IN
-            (SELECT transaction_id FROM outgoing WHERE server = ? AND created_ts >= ? AND transaction_id IS NOT NULL))
-        """,
-        (server, oldest, server, oldest),
-    )
-    rows = conn.execute(
-        "SELECT position, json, transaction_id FROM outgoing WHERE server = ? ORDER BY position LIMIT ?",
-        (server, MAX_EDUS),
-    ).fetchall()
+    What comes first and was there before `oldest` is dropped, a transaction as a whole."""
+    rows = _first(conn, server)
+    while old := _too_old(rows, oldest):
+        conn.execute("DELETE FROM outgoing WHERE server = ? AND position <= ?", (server, old[-1].position))
+        rows = _first(conn, server)
     if not rows:
         return None
-    if rows[0][2]:
-        return Transaction(rows[0][2], tuple(json for _, json, id in rows if id == rows[0][2]))
-    chosen: list[tuple[int, bytes]] = []
-    for position, json, _ in rows[:most]:
-        if chosen and sum(len(each) for _, each in chosen) + len(json) > MAX_BYTES:
+    if under_way := _under_way(rows):
+        return Transaction(under_way[0].transaction_id or "", tuple(each.json for each in under_way))
+    chosen: list[_Row] = []
+    for each in rows[:most]:
+        if chosen and sum(len(row.json) for row in chosen) + len(each.json) > MAX_BYTES:
             break
-        chosen.append((position, json))
+        chosen.append(each)
     id = f"{now}-{random_bytes(8).hex()}"
     conn.execute(
-        "UPDATE outgoing SET transaction_id = ? WHERE server = ? AND position <= ?", (id, server, chosen[-1][0])
+        "UPDATE outgoing SET transaction_id = ? WHERE server = ? AND position <= ?", (id, server, chosen[-1].position)
     )
-    return Transaction(id, tuple(json for _, json in chosen))
+    return Transaction(id, tuple(each.json for each in chosen))
+
+
+# No step for one transaction may read a whole queue, which may be long: the one under way always comes first.
+_FIRST = "SELECT position FROM outgoing WHERE server = ? ORDER BY position LIMIT ?"
 
 
 def done(conn: Connection, server: str, id: str) -> None:
     """A transaction arrived, or never will."""
-    conn.execute("DELETE FROM outgoing WHERE server = ? AND transaction_id = ?", (server, id))
+    conn.execute(
+        f"DELETE FROM outgoing WHERE server = ? AND position IN ({_FIRST}) AND transaction_id = ?",
+        (server, server, MAX_EDUS, id),
+    )
 
 
 def release(conn: Connection, server: str, id: str) -> None:
     """Give up a transaction, but not its EDUs."""
-    conn.execute("UPDATE outgoing SET transaction_id = NULL WHERE server = ? AND transaction_id = ?", (server, id))
+    conn.execute(
+        f"UPDATE outgoing SET transaction_id = NULL WHERE server = ? AND position IN ({_FIRST}) AND transaction_id = ?",
+        (server, server, MAX_EDUS, id),
+    )
+
+
+def _first(conn: Connection, server: str) -> list[_Row]:
+    rows = conn.execute(
+        "SELECT position, json, transaction_id, created_ts FROM outgoing WHERE server = ? ORDER BY position LIMIT ?",
+        (server, MAX_EDUS),
+    )
+    return [_Row(*row) for row in rows.fetchall()]
+
+
+def _under_way(rows: list[_Row]) -> list[_Row]:
+    id = rows[0].transaction_id if rows else None
+    return [each for each in rows if each.transaction_id == id] if id else []
+
+
+def _too_old(rows: list[_Row], oldest: int) -> list[_Row]:
+    if under_way := _under_way(rows):
+        return under_way if all(each.created_ts < oldest for each in under_way) else []
+    return list(takewhile(lambda each: each.created_ts < oldest, rows))
 
 
 def put_off(conn: Connection, server: str, failures: int, retry_ts: int) -> None:
@@ -147,6 +178,7 @@ class Outgoing:
         self._refused: dict[str, int] = {}  # how often a server answered 500 to what is under way to it
         self._single: dict[str, int] = {}  # how many EDUs still go one by one
         self._places = asyncio.Semaphore(MAX_SENDING)
+        self._places_to_retry = asyncio.Semaphore(MAX_RETRYING)
         self._is_stopping = False
 
     def start(self) -> None:
@@ -191,7 +223,7 @@ class Outgoing:
         del self._sending[server]
         if not task.cancelled() and (error := task.exception()) is not None and not self._is_stopping:
             self._home.log.fault(error, server=server)
-            self._try_in(server, 1, self._config.longest_retry)
+            self._try_in(server, 2, min(AFTER_FAULT_SECONDS, self._config.longest_retry))
         if server in self._more:
             self._more.discard(server)
             self.wake(server)
@@ -205,7 +237,7 @@ class Outgoing:
 
     async def _deliver(self, server: str, failures: int) -> None:
         """One transaction after the other, until nothing waits or the server fails."""
-        async with self._places:
+        async with self._places_to_retry if failures else self._places:
             while not self._is_stopping:
                 transaction = await self._take(server)
                 if transaction is None:

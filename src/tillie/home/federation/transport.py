@@ -17,7 +17,7 @@ from yarl import URL
 
 from tillie.home.federation import addresses, x_matrix
 from tillie.home.federation.names import MAX_CACHED, MAX_WELL_KNOWN_BYTES, Names, Route, Target, WellKnown
-from tillie.wire import canonical, matrix
+from tillie.wire import matrix
 from tillie.wire.canonical import Object
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Transport:
         body = b""
         if content is not None:
             headers["Content-Type"] = "application/json"
-            body = canonical.encode(content)
+            body = msgspec.json.encode(content)  # not canonical: around what users nest as deep as they may is more
         try:
             found = msgspec.json.decode(await self._answer(server, method, uri, headers, body, seconds))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
