@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 from support.certificates import make_certificates
 from support.homes import PASSWORD, PrivateHome, home_here
 from tillie.errors import StoreUnwritable, UsageError
-from tillie.home import serving
+from tillie.home import door, serving
 from tillie.home.config import Config, Listen, load
 from tillie.home.database import Database
 from tillie.home.service import load_signer, write_signing_key
@@ -88,7 +89,7 @@ def test_a_second_one_on_the_same_database_is_refused(home: PrivateHome) -> None
 
 def test_an_account_is_added_while_it_runs(home: PrivateHome) -> None:
     given = ("--password-file", "-", "--config", str(home.config_file))
-    done = home.command("adduser", "carol", *given, input="carols password\n")
+    done = home.command("adduser", "carol", *given, said="carols password\n")
     assert (done.returncode, done.stdout) == (0, f"@carol:{home.name} is made.\n")
     assert home.login("carol", "C", "carols password").user == f"@carol:{home.name}"
 
@@ -104,11 +105,38 @@ def test_a_head_that_does_not_end_is_hung_up_on(home: PrivateHome) -> None:
     assert home.request("GET", "/health")[0] == 200
 
 
+@contextlib.asynccontextmanager
+async def served(folder: Path) -> AsyncIterator[int]:
+    """A home in this process, on a plain socket; its port."""
+    async with home_here(folder) as here:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            serving_it = asyncio.create_task(serving.serve(here.home, [listener], [None]))
+            await asyncio.sleep(0)
+            try:
+                async with asyncio.timeout(WAIT):
+                    yield listener.getsockname()[1]
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                await serving_it
+
+
+async def answer_of(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """One answer: its status, and its head in lower case."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    await reader.readexactly(int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+    return int(head.split()[1]), head
+
+
+UPLOAD = f"POST {V3}/keys/upload HTTP/1.1\r\nHost: localhost\r\n".encode()
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
 def test_a_head_or_the_rest_of_a_body_that_comes_too_slowly_is_hung_up_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process, where nobody has to wait for it."""
     monkeypatch.setattr(serving, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(door, "LINGER_SECONDS", 0.2)
 
     async def hung_up(port: int, data: bytes, drip: bytes) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -124,20 +152,110 @@ def test_a_head_or_the_rest_of_a_body_that_comes_too_slowly_is_hung_up_on(
             return b""
 
     async def main() -> None:
-        async with home_here(tmp_path) as here:
-            listener = socket.create_server(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
-            served = asyncio.create_task(serving.serve(here.home, [listener], [None]))
-            async with asyncio.timeout(WAIT):
-                assert await hung_up(port, b"", b"") == b""
-                assert await hung_up(port, b"GET /health HTTP/1.1\r\n", b"X: y\r\n") == b""
-                assert await hung_up(port, b"", b"\r\n") == b""
-                head = f"POST {V3}/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n"
-                assert b"M_TOO_LARGE" in await hung_up(port, head.encode(), b" ")
-                os.kill(os.getpid(), signal.SIGTERM)
-                await served
+        async with served(tmp_path) as port:
+            assert await hung_up(port, b"", b"") == b""
+            assert await hung_up(port, b"GET /health HTTP/1.1\r\n", b"X: y\r\n") == b""
+            assert await hung_up(port, b"", b"\r\n") == b""
+            for length in (door.MAX_DROPPED, 99_999_999):
+                head = UPLOAD + b"Content-Length: %d\r\n\r\n" % length
+                assert b"M_MISSING_TOKEN" in await hung_up(port, head, b" ")
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("length", [10, door.MAX_DROPPED])
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_request_that_is_refused_costs_the_next_one_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int, is_late: bool
+) -> None:
+    """Its body, which nobody reads, comes with it or behind the answer; the next request right then or later."""
+    monkeypatch.setattr(serving, "HEAD_SECONDS", 0.2)
+
+    async def main() -> None:
+        async with served(tmp_path) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for behind in (HEALTH, b""):
+                head = UPLOAD + b"Content-Length: %d\r\n\r\n" % length
+                writer.write(head if is_late else head + b"x" * length)
+                status, head = await answer_of(reader)
+                assert (status, b"connection: close" in head) == (401, False)
+                writer.write(b"x" * length * is_late + behind)
+                if not behind:
+                    await asyncio.sleep(0.4)  # longer than a head may take: the connection is idle, not slow
+                    writer.write(HEALTH)
+                assert (await answer_of(reader))[0] == 200
+            writer.close()
+
+    asyncio.run(main())
+
+
+def test_the_keep_alive_of_a_refused_request_does_not_end_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "KEEP_ALIVE_SECONDS", 0.1)
+
+    async def main() -> None:
+        async with served(tmp_path) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(UPLOAD + b"Content-Length: 10\r\n\r\n")
+            assert (await answer_of(reader))[0] == 401
+            login = f"POST {V3}/login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n".encode()
+            writer.write(b"x" * 10 + login)
+            await asyncio.sleep(0.3)
+            writer.write(b"{}")
+            assert (await answer_of(reader))[0] == 400
+            assert await reader.read() == b""  # and then it ends, being idle
+            writer.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        (b"Content-Length: %d" % (door.MAX_DROPPED + 1), b"x" * (door.MAX_DROPPED + 1)),
+        (b"Content-Length: 8000000", b"x" * 8_000_000),
+        (b"Transfer-Encoding: chunked", b"1\r\nx\r\n0\r\n\r\n"),
+        (b"Content-Length: 10\r\nExpect: 100-continue", b""),
+    ],
+    ids=["edge", "long", "chunked", "expected"],
+)
+def test_a_long_body_that_nobody_reads_ends_the_connection_and_the_answer_says_so(
+    tmp_path: Path, framing: bytes, body: bytes
+) -> None:
+    async def main() -> None:
+        async with served(tmp_path) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(UPLOAD + framing + b"\r\n\r\n")
+            await asyncio.sleep(0.1)  # the answer is there before the body
+            writer.write(body)
+            await writer.drain()
+            status, head = await answer_of(reader)
+            assert (status, b"connection: close" in head) == (401, True)
+            if not body:
+                writer.write_eof()
+            assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        f"POST {V3}/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        f"POST {V3}/login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{{\r\n0\r\nX: ",
+        f"GET {V3}/sync?timeout=20000&since=TOKEN HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ALICE\r\n\r\n"
+        "GET / HTTP/1.1\r\n",
+    ],
+    ids=["trailers", "one trailer", "behind a long poll"],
+)
+def test_what_is_kept_of_heads_is_bounded_wherever_they_come(home: PrivateHome, first: str) -> None:
+    token = home.login("alice", "HEADS").token
+    since = home.must("GET", f"{V3}/sync", token=token)["next_batch"]
+    data = first.replace("TOKEN", since).replace("ALICE", token).encode()
+    assert raw(home, data + (b"X-More: " + b"x" * 1_000 + b"\r\n") * 20_000) == b""
+    assert home.request("GET", "/health")[0] == 200
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "announced"])

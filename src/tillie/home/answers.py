@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ T = TypeVar("T")
 
 MAX_BODY_BYTES = 1 << 20  # unless the endpoint says otherwise
 BODY_SECONDS = 30.0  # for all of it: who sends a byte now and then holds nothing up for ever
+_IS_READ = "tillie.body_is_read"  # in the scope of a request
 # "Web Browser Clients": every answer to a client.
 CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -60,7 +62,8 @@ def too_many(seconds: float) -> Refused:
 
 
 async def body_bytes(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
-    """The request's body. Raises `Refused`: M_TOO_LARGE, before the rest is read; M_UNKNOWN (408) for a slow one."""
+    """The request's body. Raises `Refused`: M_TOO_LARGE, before the rest is read; M_UNKNOWN (408) for a slow one. Who
+    does not call it answers before the body is read (`unread`)."""
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise _too_large(max_bytes)
@@ -76,7 +79,20 @@ async def body_bytes(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes
         raise Refused(400, "M_NOT_JSON", "The request ended early.") from None
     except TimeoutError:
         raise Refused(408, "M_UNKNOWN", "The request took too long to arrive.") from None
+    request.scope[_IS_READ] = True
     return b"".join(parts)
+
+
+def unread(request: Request) -> float:
+    """How many bytes of a request's body were not read, at most; infinite where only its end will tell, or where it may
+    never come."""
+    if _IS_READ in request.scope:
+        return 0
+    headers = request.headers
+    if "transfer-encoding" in headers or "expect" in headers:
+        return math.inf
+    announced = headers.get("content-length", "")
+    return int(announced) if announced.isdecimal() else 0
 
 
 async def body(request: Request, decoder: msgspec.json.Decoder[T], max_bytes: int = MAX_BODY_BYTES) -> T:

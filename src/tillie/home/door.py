@@ -7,6 +7,8 @@ once: a user's name may hold a slash.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 import urllib.parse
 from collections.abc import Awaitable, Callable, Iterable
@@ -15,10 +17,10 @@ from typing import NamedTuple
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, compile_path
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from tillie.errors import StoreUnwritable
-from tillie.home.answers import Refused, answer
+from tillie.home.answers import Refused, answer, unread
 from tillie.home.log import Log
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -26,6 +28,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 # The same endpoints under the prefix that they had before version 1.1 of the specification, for older clients.
 _PREFIX, _OLD_PREFIX = "/_matrix/client/v3/", "/_matrix/client/r0/"
 
+MAX_DROPPED = 64 << 10  # bytes of a body that nobody reads, and the connection goes on
+LINGER_SECONDS = 5.0  # for the rest of a longer one, before the connection is closed
+
+_TIMEOUT = 408
 _UNRECOGNIZED = "M_UNRECOGNIZED"
 
 
@@ -60,10 +66,14 @@ class Door:
             return
         started = time.perf_counter()
         path = self._find(scope)
-        response = await self._answer(path, Request(scope, receive))
-        await response(scope, receive, send)
-        template = path.template if path else ""
-        self._log.request(scope["method"], template, response.status_code, time.perf_counter() - started)
+        request = Request(scope, receive)
+        response = await self._answer(path, request)
+        seconds = time.perf_counter() - started
+        if unread(request) > MAX_DROPPED or response.status_code == _TIMEOUT:
+            await _answer_and_close(response, request, send)
+        else:
+            await response(scope, receive, send)
+        self._log.request(scope["method"], path.template if path else "", response.status_code, seconds)
 
     def _find(self, scope: Scope) -> _Path | None:
         raw = scope["raw_path"].decode("latin-1")
@@ -96,6 +106,23 @@ class Door:
         except Exception as error:  # noqa: BLE001  a fault of ours ends one request, not the home
             self._log.fault(error, method=method, route=path.template)
             return answer({"errcode": "M_UNKNOWN", "error": "The home made a mistake."}, 500)
+
+
+async def _answer_and_close(response: Response, request: Request, send: Send) -> None:
+    """An answer before the request's end, which is long or does not come: the connection ends with it, as the answer
+    says. A client that is still writing finds the answer only if its bytes are taken meanwhile: a connection that is
+    closed over them is reset."""
+
+    async def keep_open(message: Message) -> None:
+        await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
+
+    response.headers["Connection"] = "close"
+    await response(request.scope, request.receive, keep_open)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (await request.receive()).get("more_body", False):
+                pass
+    await send({"type": "http.response.body"})
 
 
 def _unquote(scope: Scope) -> None:

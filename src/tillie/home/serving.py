@@ -132,13 +132,15 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """HTTP with ends to it: uvicorn waits for a request's head as long as it takes, and keeps all of it.
+    """HTTP with ends to it: uvicorn waits for a request's head as long as it takes, and keeps all of it, of what is
+    pipelined behind a request and of trailers, too.
 
-    The body's size and time are bounded where it is read (`answers.body_bytes`).
+    The body's size and time are bounded where it is read (`answers.body_bytes`); the rest of one that was answered
+    before it was read is dropped here, and the next request on the connection is as good as any.
     """
 
     _timer: asyncio.TimerHandle | None = None
-    _head_bytes = 0
+    _head_bytes = 0  # that came since the last byte of a body, or of the head before
     _is_in_body = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -146,31 +148,38 @@ class _Protocol(HttpToolsProtocol):
         self._await_head()
 
     def data_received(self, data: bytes) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            if self._timer is None:
-                self._await_head()
-            if not self._is_in_body:  # else the rest of a body that nobody wants: that may be long, but not slow
-                self._head_bytes += len(data)
-            if self._head_bytes - len(data) > MAX_HEAD_BYTES:
-                self.transport.abort()
-                return
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self.transport.abort()
+            return
+        if self._timer is None and (not self._is_in_body or self.cycle.response_complete):
+            self._await_head()
+        self._head_bytes += len(data)
         super().data_received(data)
 
     def on_headers_complete(self) -> None:
         self._is_in_body = True
+        self._head_bytes = 0
         self._forget_timer()
+        self._unset_keepalive_if_required()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._is_in_body = False
+        self._head_bytes = 0
         super().on_message_complete()
+        if self._timer is not None:  # it was the rest of a body that nobody wants: the next request may take its time
+            self._forget_timer()
+            self.timeout_keep_alive_task = self.loop.call_later(KEEP_ALIVE_SECONDS, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_timer()
         super().connection_lost(exc)
 
     def _await_head(self) -> None:
-        self._head_bytes = 0
         self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
     def _forget_timer(self) -> None:
