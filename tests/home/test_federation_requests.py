@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 
 from support.home_inside import CLIENT, FREE
-from support.homes_apart import homes_apart
+from support.homes_apart import Wire, homes_apart
 from tillie.directory import statements
 from tillie.directory.matrix import DRAFT2015
 from tillie.directory.signed import verify_object
 from tillie.home.config import Rate
 from tillie.home.federation import routes_federation
-from tillie.home.federation.followed import FOLLOWS
+from tillie.home.federation.followed import BELIEVED_MS, FOLLOWS
 from tillie.home.federation.routes_federation import MAX_USERS
 
 A, B = "a.test", "b.test"
 BASE = "/_matrix/federation/v1"
 QUERY, CLAIM = f"{BASE}/user/keys/query", f"{BASE}/user/keys/claim"
-BOB = f"@bob:{B}"
+BOB, CAROL = f"@bob:{B}", "@carol:c.test"
 
 
 def test_a_user_of_another_home_is_asked_for_claimed_from_and_written_to(tmp_path: Path) -> None:
@@ -179,10 +179,128 @@ def test_queries_for_one_user_side_by_side_are_one(tmp_path: Path) -> None:
         async with homes_apart(tmp_path, A, B) as wire:
             ann, bob = await wire.homes[A].device("ann", "A"), await wire.homes[B].device("bob", "B")
             await bob.upload()
-            await asyncio.gather(*(ann.query(BOB) for _ in range(20)))
-            assert len([each for each in wire.requests if each[3] == QUERY]) == 1
+            found = await asyncio.gather(*(ann.query(BOB) for _ in range(20)))
+            assert [list(each["device_keys"][BOB]) for each in found] == [["B"]] * 20
+            assert _queries(wire) == 1
+            # Also of a server that promises nothing, or fails, so that there is nothing to keep.
+            for answer in [(200, {"device_keys": {CAROL: {}}}), (500, {})]:
+                wire.requests.clear()
+                wire.answers["c.test"] = answer
+                await asyncio.gather(*(ann.query(CAROL) for _ in range(20)), ann.query(CAROL, "@dave:c.test"))
+                assert sorted(list(body["device_keys"]) for *_, body in wire.requests) == [[CAROL], ["@dave:c.test"]]
 
     asyncio.run(run())
+
+
+def test_who_waits_no_longer_stops_nobody_elses_query(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann, bob = await wire.homes[A].device("ann", "A"), await wire.homes[B].device("bob", "B")
+            await bob.upload("k1")
+            go = _held(wire)
+            hurried = {"device_keys": {BOB: []}, "timeout": 1}
+            assert set((await ann.must("POST", f"{CLIENT}/keys/query", hurried))["failures"]) == {B}
+            patient = asyncio.create_task(ann.query(BOB))
+            hurried = {"one_time_keys": {BOB: {"B": "signed_curve25519"}}, "timeout": 1}
+            assert set((await ann.must("POST", f"{CLIENT}/keys/claim", hurried))["failures"]) == {B}
+            go.set()
+            assert list((await patient)["device_keys"][BOB]) == ["B"]
+            assert _queries(wire) == 1
+            assert list((await ann.claim(bob))[BOB]) == ["B"], "the server is not taken for absent"
+
+    asyncio.run(run())
+
+
+def test_what_is_kept_is_answered_beside_what_a_server_fails_to(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann, bob = await wire.homes[A].device("ann", "A"), await wire.homes[B].device("bob", "B")
+            await bob.upload()
+            await ann.query(BOB)
+            await wire.stop(B)
+            found = await ann.query(BOB, f"@ben:{B}")
+            assert list(found["device_keys"][BOB]) == ["B"]
+            assert set(found["device_keys"]) == {BOB}
+            assert set(found["failures"]) == {B}
+
+    asyncio.run(run())
+
+
+def test_a_server_that_did_not_answer_costs_no_time_again_until_it_is_heard_of(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann, bob = await wire.homes[A].device("ann", "A"), await wire.homes[B].device("bob", "B")
+            await bob.upload("k1", "k2")
+            federation = wire.homes[A].home.federation
+            assert federation is not None
+            federation.absence._clock = lambda: wire.now
+            federation.absence._longest = 60.0
+            stopped = wire.homes.pop(B)
+            for _ in range(5):
+                assert set((await ann.query(BOB))["failures"]) == {B}
+                claim = {"one_time_keys": {BOB: {"B": "signed_curve25519"}}}
+                assert set((await ann.must("POST", f"{CLIENT}/keys/claim", claim))["failures"]) == {B}
+            assert len(wire.requests) == 1
+            wire.homes[B] = stopped
+            assert set((await ann.query(BOB))["failures"]) == {B}
+            wire.pass_time(1)
+            assert (await ann.query(BOB))["failures"] == {}
+            assert list((await ann.claim(bob))[BOB]) == ["B"]
+
+            wire.pass_time(BELIEVED_MS / 1000)
+            del wire.homes[B]
+            assert set((await ann.query(BOB))["failures"]) == {B}
+            wire.homes[B] = stopped
+            assert (await wire.ask(B, A, "POST", QUERY, {"device_keys": {ann.user: []}}))[0] == 200
+            assert (await ann.query(BOB))["failures"] == {}, "its request was a sign of life"
+
+    asyncio.run(run())
+
+
+def test_a_query_that_is_answered_gives_what_waits_its_next_chance(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann, bob = await wire.homes[A].device("ann", "A"), await wire.homes[B].device("bob", "B")
+            queue = wire.homes[A].home.federation.outgoing  # type: ignore[union-attr]
+            queue._try_in(B, 9, 3_600.0)
+            await ann.send("1", {BOB: {"B": {"n": 1}}})
+            await ann.query(BOB)
+            await wire.quiet()
+            assert [each["content"] for each in (await bob.sync())["to_device"]["events"]] == [{"n": 1}]
+
+    asyncio.run(run())
+
+
+def test_a_home_stops_while_it_asks(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann = await wire.homes[A].device("ann", "A")
+            _held(wire)
+            asked = asyncio.create_task(ann.query(BOB))
+            await wire.until(lambda: bool(wire.homes[A].home.federation.remote._flights))  # type: ignore[union-attr]
+            await wire.stop(A)
+            await asyncio.gather(asked, return_exceptions=True)
+            assert asked.done()
+
+    asyncio.run(run())
+
+
+def _queries(wire: Wire) -> int:
+    return len([each for each in wire.requests if each[3] == QUERY])
+
+
+def _held(wire: Wire) -> asyncio.Event:
+    """Requests of A wait until this is set."""
+    go = asyncio.Event()
+    transport = wire.homes[A].home.federation.transport  # type: ignore[union-attr]
+    carry = transport._answer
+
+    async def wait(*given: Any) -> bytes:
+        await go.wait()
+        return await carry(*given)
+
+    transport._answer = wait  # type: ignore[method-assign]
+    return go
 
 
 def test_a_server_that_asks_too_often_waits_and_only_a_flood_is_refused(

@@ -17,6 +17,7 @@ from tillie.directory.matrix import DRAFT2015, V1, Profile, read_device_keys, wr
 from tillie.directory.signed import sign_object, verify_object
 from tillie.errors import Malformed
 from tillie.home import honesty, lists
+from tillie.home.federation.remote import Answer
 from tillie.home.honesty import Audit
 from tillie.model import Address
 from tillie.wire import canonical
@@ -32,9 +33,9 @@ class Far:
     """Another home, which says what a test wants it to say, in place of `home.federation`."""
 
     def __init__(self) -> None:
-        self.answer: Object = {}
+        self.answer = Answer({}, {})
 
-    async def query(self, server: str, users: Collection[str], seconds: float) -> Object:
+    async def query(self, server: str, users: Collection[str], seconds: float) -> Answer:
         return self.answer
 
     async def signing_keys(self, server: str) -> Mapping[str, bytes]:
@@ -75,7 +76,7 @@ async def _know_far(inside: Inside) -> None:
 
 async def _ask(inside: Inside, who: InsideDevice, devices: Object, statement: Object | None) -> Any:
     far = Far()
-    far.answer = {"device_keys": {EVE: devices}, statements.MEMBER: {EVE: statement} if statement else {}}
+    far.answer = Answer({EVE: devices}, {EVE: statement} if statement else {})
     inside.home.federation = far  # type: ignore[assignment]
     return await who.query(EVE)
 

@@ -4,19 +4,23 @@ it, too, and what it said of them is remembered."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tillie.directory import statements
-from tillie.directory.matrix import MAX_DEVICE_BYTES, MAX_DEVICES, Profile
+from tillie.directory.matrix import MAX_DEVICE_BYTES, Profile
 from tillie.directory.signed import verify_by_any
 from tillie.directory.statements import Statement
 from tillie.errors import BadSignature, Malformed
 from tillie.home import honesty
 from tillie.home.database import Connection
+from tillie.home.federation.transport import Failed
 from tillie.home.service import Home
 from tillie.model import Address
 from tillie.wire import canonical
 from tillie.wire.canonical import Object
+
+if TYPE_CHECKING:
+    from tillie.home.federation.federation import Federation
 
 
 class Found(NamedTuple):
@@ -26,23 +30,23 @@ class Found(NamedTuple):
     statement: bytes
 
 
-async def query(home: Home, profile: Profile, server: str, users: Collection[str], seconds: float) -> dict[str, Found]:
-    """Ask a server for all devices of users of its own. Raises `federation.transport.Failed`."""
-    if home.federation is None:
-        return {}
-    said = await home.federation.query(server, users, seconds)
-    maps, told = said.get("device_keys"), said.get(statements.MEMBER)
-    if not isinstance(maps, dict):
-        return {}
-    told = told if isinstance(told, dict) else {}
-    signing_keys = await home.federation.signing_keys(server) if told or profile.servers_sign else {}
+class Answer(NamedTuple):
+    """What is found of users of one server. `failed`: why some of them are missing."""
+
+    found: dict[str, Found]
+    failed: Failed | None
+
+
+async def query(
+    home: Home, federation: Federation, profile: Profile, server: str, users: Collection[str], seconds: float
+) -> Answer:
+    """All devices of users of another server, as it says them, or as they are kept."""
+    answer = await federation.query(server, users, seconds)
+    signing_keys = await federation.signing_keys(server) if answer.said or profile.servers_sign else {}
     found: dict[str, Found] = {}
     heard: dict[str, Statement | None] = {}
-    for user in users:
-        devices = maps.get(user)
-        if not isinstance(devices, dict) or len(devices) > MAX_DEVICES:
-            continue
-        statement = heard[user] = _statement(told.get(user), Address(user), server, signing_keys)
+    for user, devices in answer.devices.items():
+        statement = heard[user] = _statement(answer.said.get(user), Address(user), server, signing_keys)
         shown = {name: each for name, each in devices.items() if _is_of(profile, each)}
         is_whole = all(
             name in shown or not each.get("keys") for name, each in devices.items() if isinstance(each, dict)
@@ -53,7 +57,7 @@ async def query(home: Home, profile: Profile, server: str, users: Collection[str
         json = canonical.encode(home.signer.sign(statement.source)) if statement is not None and is_stated else b""
         found[user] = Found(_as_json(shown), json)
     await _remember(home, heard)
-    return found
+    return Answer(found, answer.failed)
 
 
 def _is_of(profile: Profile, device: object) -> bool:

@@ -124,7 +124,11 @@ class _Keys:
     async def _query_elsewhere(
         self, server: str, users: Mapping[str, Any], found: dict[str, Found], seconds: float
     ) -> None:
-        found.update(await elsewhere.query(self._home, self._profile, server, list(users), seconds))
+        if self._home.federation is not None:
+            answer = await elsewhere.query(self._home, self._home.federation, self._profile, server, users, seconds)
+            found.update(answer.found)
+            if answer.failed is not None:
+                raise answer.failed
 
     async def _watch(self, who: Who, users: Iterable[str]) -> None:
         """Before the keys are read: a change that comes between is told then."""

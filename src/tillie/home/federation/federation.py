@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from tillie.home.federation import followed
+from tillie.home.federation.absence import Absence
 from tillie.home.federation.incoming import Incoming
 from tillie.home.federation.keyring import Keyring
 from tillie.home.federation.outgoing import Outgoing
-from tillie.home.federation.remote import Keys, Remote
+from tillie.home.federation.remote import Answer, Keys, Remote
 from tillie.home.federation.transport import Transport
-from tillie.wire.canonical import Object
 
 if TYPE_CHECKING:
     from tillie.home.service import Home
@@ -27,8 +27,10 @@ class Federation:
         self._home = home
         self.transport = Transport(home)
         self.keyring = Keyring(home, self.transport)
-        self.remote = Remote(home, self.transport)
-        self.outgoing = Outgoing(home, self.transport)
+        config = home.config.federation
+        self.absence = Absence(config.first_retry, config.longest_retry)
+        self.outgoing = Outgoing(home, self.transport, self.absence)
+        self.remote = Remote(home, self.transport, self.absence, self.outgoing)
         self.incoming = Incoming(home, self.remote)
         self._tidying: asyncio.Task[None] | None = None
 
@@ -41,10 +43,11 @@ class Federation:
             self._tidying.cancel()
             await asyncio.gather(self._tidying, return_exceptions=True)
         await self.outgoing.stop()
+        await self.remote.stop()
         await self.transport.close()
 
-    async def query(self, server: str, users: Collection[str], seconds: float) -> Object:
-        """See `Remote.query`. Raises `transport.Failed`."""
+    async def query(self, server: str, users: Collection[str], seconds: float) -> Answer:
+        """See `Remote.query`."""
         return await self.remote.query(server, users, seconds)
 
     async def claim(self, server: str, wanted: Mapping[str, Mapping[str, str]], seconds: float) -> Keys:
@@ -54,6 +57,11 @@ class Federation:
     async def signing_keys(self, server: str) -> Mapping[str, bytes]:
         """The keys that a server signs with now: {"ed25519:...": 32 bytes}; none if it can't be asked."""
         return await self.keyring.all(server)
+
+    def alive(self, server: str) -> None:
+        """A server is heard of, which may have been away."""
+        self.absence.heard(server)
+        self.outgoing.alive(server)
 
     def wake(self, server: str) -> None:
         """Something waits for a server, and is committed."""

@@ -16,6 +16,7 @@ import msgspec
 
 from tillie.crypto.random import random_bytes, random_index
 from tillie.home.database import Connection
+from tillie.home.federation.absence import Absence
 from tillie.home.federation.transport import Failed, Transport
 
 if TYPE_CHECKING:
@@ -168,9 +169,10 @@ class _Away(NamedTuple):
 class Outgoing:
     """Brings what waits to its servers: a task for each that is being spoken to, a timer for each that failed."""
 
-    def __init__(self, home: Home, transport: Transport) -> None:
+    def __init__(self, home: Home, transport: Transport, absence: Absence) -> None:
         self._home = home
         self._transport = transport
+        self._absence = absence
         self._config = home.config.federation
         self._sending: dict[str, asyncio.Task[None]] = {}
         self._more: set[str] = set()  # those woken while they were being spoken to
@@ -272,6 +274,7 @@ class Outgoing:
                 put_off(conn, server, 0, 0)
 
         await self._home.db.write(step)
+        self._absence.heard(server)
         self._refused.pop(server, None)
         self._count_single(server)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tillie.directory import statements
 from tillie.directory.matrix import MAX_DEVICE_BYTES, MAX_DEVICES
@@ -14,7 +14,9 @@ from tillie.errors import Malformed
 from tillie.home import honesty
 from tillie.home.database import Connection
 from tillie.home.federation import followed
+from tillie.home.federation.absence import Absence
 from tillie.home.federation.followed import FOLLOWS, Fresh
+from tillie.home.federation.outgoing import Outgoing
 from tillie.home.federation.transport import Failed, Transport
 from tillie.wire import canonical
 from tillie.wire.canonical import Object
@@ -31,44 +33,83 @@ Devices = dict[str, dict[str, Object]]  # {user: {device: device keys}}
 Keys = dict[str, dict[str, Object]]  # {user: {device: {"algorithm:id": one-time key}}}
 
 
+class Answer(NamedTuple):
+    """All devices of users of one server, and what it says of them (`directory.statements`, no signature was looked
+    at), of those users of whom that is known. `failed`: why it is not of all."""
+
+    devices: Devices
+    said: Object
+    failed: Failed | None = None
+
+
 class _Flight:
-    """A query that is under way for one user. `heard`: the newest update that came meanwhile."""
+    """A query that is under way. `heard`: the newest update of a user's list that came meanwhile."""
+
+    task: asyncio.Task[Answer]
 
     def __init__(self) -> None:
-        self.heard: int | None = None
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.heard: dict[str, int] = {}
 
 
 class Remote:
     """Queries and claims."""
 
-    def __init__(self, home: Home, transport: Transport) -> None:
+    def __init__(self, home: Home, transport: Transport, absence: Absence, outgoing: Outgoing) -> None:
         self._home = home
         self._transport = transport
+        self._absence = absence
+        self._outgoing = outgoing
         self._flights: dict[str, _Flight] = {}
+
+    async def stop(self) -> None:
+        """Give up what is under way."""
+        tasks = {flight.task for flight in self._flights.values()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask(self, server: str, uri: str, body: Object, seconds: float) -> Object:
+        """At least for the usual time-out: that somebody waits no longer says nothing of the server."""
+        with self._absence.asking(server):
+            answer = await self._transport.signed(
+                server, "POST", uri, body, seconds=max(seconds, self._home.config.federation.timeout)
+            )
+        self._outgoing.alive(server)
+        return answer
 
     # -- query ------------------------------------------------------------------------------------------------------
 
-    async def query(self, server: str, users: Collection[str], seconds: float) -> Object:
-        """All devices of users of one server, as its answer to user/keys/query: `device_keys` and, where it signs any,
-        `directory.statements.MEMBER`; no signature was looked at. From what is kept, where that is to be believed
-        (`followed`). Raises `Failed`.
-        """
-        try:
-            async with asyncio.timeout(seconds):
-                devices, said = self._believed(users)
-                missing = [user for user in users if user not in devices]
-                if under_way := [self._flights[user].done for user in missing if user in self._flights]:
-                    await asyncio.wait(under_way)  # one query for a user at a time
-                    again = self._believed(missing)
-                    devices, said = devices | again[0], said | again[1]
-                    missing = [user for user in missing if user not in devices]
-                if missing:
-                    fresh = await self._fetch(server, missing, seconds)
-                    devices, said = devices | fresh[0], said | fresh[1]
-        except TimeoutError:
-            raise Failed(0, "", "The server did not answer in time.") from None
-        return {"device_keys": devices, statements.MEMBER: said}
+    async def query(self, server: str, users: Collection[str], seconds: float) -> Answer:
+        """All devices of users of one server: from what is kept, where that is to be believed (`followed`), else from
+        one query for a user at a time, whoever asks."""
+        devices, said = self._believed(users)
+        missing = [user for user in users if user not in devices]
+        if not missing:
+            return Answer(devices, said)
+        failed = None
+        done, late = await asyncio.wait(self._join(server, missing, seconds), timeout=seconds)
+        for task in done:
+            answer = task.result()
+            devices |= {user: answer.devices[user] for user in missing if user in answer.devices}
+            said |= {user: answer.said[user] for user in missing if user in answer.said}
+            failed = answer.failed or failed
+        if late:
+            failed = _late()
+        return Answer(devices, said, failed)
+
+    def _join(self, server: str, users: Collection[str], seconds: float) -> set[asyncio.Task[Answer]]:
+        """Queries for all these users: those that are under way, and one for the others."""
+        others = [user for user in users if user not in self._flights]
+        if others:
+            flight = _Flight()
+            flight.task = asyncio.create_task(self._fetch(server, others, flight, seconds))
+            flight.task.add_done_callback(lambda _: self._landed(others))
+            self._flights.update(dict.fromkeys(others, flight))
+        return {self._flights[user].task for user in users}
+
+    def _landed(self, users: Collection[str]) -> None:
+        for user in users:
+            del self._flights[user]
 
     def _believed(self, users: Collection[str]) -> tuple[Devices, Object]:
         """What may be believed without asking, and what the users' home said of it."""
@@ -87,32 +128,29 @@ class Remote:
 
         return self._home.db.read(look)
 
-    async def _fetch(self, server: str, users: Sequence[str], seconds: float) -> tuple[Devices, Object]:
-        """Ask, until nothing was heard meanwhile that the answer does not hold. Raises `Failed`."""
-        flights = {user: _Flight() for user in users}
-        self._flights.update(flights)
+    async def _fetch(self, server: str, users: Sequence[str], flight: _Flight, seconds: float) -> Answer:
+        """Ask, until nothing was heard meanwhile that the answer does not hold."""
         devices: Devices = {}
         said: Object = {}
         try:
             for _ in range(ROUNDS):
-                for flight in flights.values():
-                    flight.heard = None
-                answer = await self._transport.signed(server, "POST", QUERY, _asking(users), seconds=seconds)
+                flight.heard.clear()
+                answer = await self._ask(server, QUERY, _asking(users), seconds)
                 found = self._read(server, users, answer)
                 told = answer.get(statements.MEMBER)
                 for each in found:
                     devices[each.user] = dict(each.devices)
+                    said.pop(each.user, None)
                     if isinstance(told, dict) and each.user in told:
                         said[each.user] = told[each.user]
-                users = await self._keep(found, flights)
+                users = await self._keep(found, flight)
                 if not users:
                     break
-        finally:
-            for user, flight in flights.items():
-                if self._flights.get(user) is flight:
-                    del self._flights[user]
-                flight.done.set_result(None)
-        return devices, said
+        except Failed as failed:
+            for user in users:  # what was answered before is known to be old
+                devices.pop(user, None)
+            return Answer(devices, said, failed)
+        return Answer(devices, said)
 
     def _read(self, server: str, users: Sequence[str], answer: Object) -> list[Fresh]:
         """What a server says of its users. What is not as it should be costs its own device only. Raises `Failed`."""
@@ -139,7 +177,7 @@ class Remote:
                 self._home.log.event("remote_device_refused", server=server, detail=error.detail)
         return devices
 
-    async def _keep(self, found: list[Fresh], flights: Mapping[str, _Flight]) -> list[str]:
+    async def _keep(self, found: list[Fresh], flight: _Flight) -> list[str]:
         """Write down the answers of a server that tells of changes. Those users of whom more was heard meanwhile."""
         told = [each for each in found if each.followed_until_ts]
         if not told:
@@ -149,8 +187,7 @@ class Remote:
         def step(conn: Connection) -> list[str]:
             changed = []
             for each in told:
-                heard = flights[each.user].heard
-                is_stale = heard is not None and heard > each.sequence
+                is_stale = flight.heard.get(each.user, each.sequence) > each.sequence
                 followed.store(conn, each, now, is_stale=is_stale)
                 if is_stale:
                     changed.append(each.user)
@@ -162,7 +199,7 @@ class Remote:
         """An update of a user's list is being taken in, on the database's thread."""
         flight = self._flights.get(user)
         if flight is not None:
-            flight.heard = max(sequence, flight.heard or 0)
+            flight.heard[user] = max(sequence, flight.heard.get(user, sequence))
 
     # -- claim ------------------------------------------------------------------------------------------------------
 
@@ -171,7 +208,11 @@ class Remote:
         whoever claims them does that. Asked once: what was given out is gone, whether or not the answer arrives.
         Raises `Failed`."""
         body: Object = {"one_time_keys": {user: dict(devices) for user, devices in wanted.items()}}
-        answer = await self._transport.signed(server, "POST", CLAIM, body, seconds=seconds)
+        try:
+            async with asyncio.timeout(seconds):
+                answer = await self._ask(server, CLAIM, body, seconds)
+        except TimeoutError:
+            raise _late() from None
         given = answer.get("one_time_keys")
         if not isinstance(given, dict):
             raise Failed(502, "M_BAD_JSON", "The server's answer has no one_time_keys.")
@@ -186,6 +227,10 @@ class Remote:
                 if key:
                     found.setdefault(user, {})[device] = key
         return found
+
+
+def _late() -> Failed:
+    return Failed(0, "", "The server did not answer in time.")
 
 
 def _asking(users: Sequence[str]) -> Object:

@@ -179,7 +179,7 @@ class _Routes:
                 why = error.detail
                 continue
             await self._slow_down("requests_server", each.origin, 1)
-            self._federation.outgoing.alive(each.origin)
+            self._federation.alive(each.origin)
             return Peer(each.origin, content)
         raise _unauthorized(why)
 
