@@ -19,7 +19,10 @@ PROOF = "beside what Erin kept it proves the lie: one sequence, two lists, both 
 LIE = "the operator of Bob's home gives her device another key, in secret, and Alice is shown that one"
 
 
-def test_messages_are_read_in_both_profiles_and_the_lie_is_proved(capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_are_read_in_both_profiles_and_the_lie_is_proved(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://localhost:1")  # of an office, say; homes on loopback are not behind it
     started = time.monotonic()
     assert main(["demo", "matrix", "--json"]) == exits.OK
     assert time.monotonic() - started < 60

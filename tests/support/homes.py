@@ -9,23 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from support.certificates import HOST, Certificates, make_certificates
+from support.certificates import Certificates, make_certificates
+from support.matrix_api import password_login
+from tillie.demo import home as demo
 from tillie.home.app import app
 from tillie.home.config import Config, Limits, Rate
 from tillie.home.database import Database
@@ -33,10 +28,6 @@ from tillie.home.log import Log
 from tillie.home.service import Home, load_signer, write_signing_key
 
 PASSWORD = "only for tests"
-START_SECONDS = 20.0
-STOP_SECONDS = 15.0
-REQUEST_SECONDS = 30.0
-POLL = 0.02
 
 _CONFIG = """\
 server_name = "{name}"
@@ -60,11 +51,6 @@ registrations = {{per_second = 10000, burst = 10000}}
 """
 
 
-def _environment() -> dict[str, str]:
-    """The modules that the tests run with, for another process, too."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-
-
 # For tests that are not about limits.
 GENEROUS = Limits(logins=Rate(1e4, 10_000), registrations=Rate(1e4, 10_000))
 
@@ -77,9 +63,9 @@ class Login(NamedTuple):
     token: str
 
 
-class PrivateHome:
-    """A running home, as a context manager. `options`, `federation` and `limits` are further lines of its
-    configuration, at the top and in these tables."""
+class PrivateHome(demo.PrivateHome):
+    """A running home with a folder of its own, as a context manager. `options`, `federation` and `limits` are further
+    lines of its configuration, at the top and in these tables."""
 
     def __init__(
         self,
@@ -90,36 +76,13 @@ class PrivateHome:
         federation: str = "",
         limits: str = "",
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="tillie-home-"))
-        self.certificates = certificates or make_certificates(self.folder)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
-        self.name = name or f"{HOST}:{self.port}"
-        self.base_url = f"https://{HOST}:{self.port}"
-        self.log_file = self.folder / "home.log"
-        self.config_file = self.folder / "home.toml"
-        self.process: subprocess.Popen[bytes] | None = None
-        self._tls = self.certificates.ssl_context()
-        self.command("init", self.name, "--folder", str(self.folder)).check_returncode()
-        self.config_file.write_text(
-            _CONFIG.format(
-                name=self.name,
-                port=self.port,
-                certificates=self.certificates,
-                options=options,
-                federation=federation,
-                limits=limits,
-            )
-        )
+        folder = Path(tempfile.mkdtemp(prefix="tillie-home-"))
+        super().__init__(folder, certificates or make_certificates(folder), name)
+        self._more = {"options": options, "federation": federation, "limits": limits}
+        self.make()
 
-    @property
-    def ca_file(self) -> str:
-        return str(self.certificates.ca)
-
-    @property
-    def database(self) -> Path:
-        return self.folder / "home.db"
+    def config(self) -> str:
+        return _CONFIG.format(name=self.name, port=self.port, certificates=self.certificates, **self._more)
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -142,54 +105,6 @@ class PrivateHome:
     ) -> None:
         self.close()
 
-    def command(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Another `tillie home` command, to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "tillie.cli", "home", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=START_SECONDS,
-            env=_environment(),
-            **options,
-        )
-
-    def start(self) -> None:
-        """Start on what is there; `wait` returns when it answers."""
-        with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tillie.cli", "home", "serve", "--config", str(self.config_file)],
-                stdin=subprocess.DEVNULL,
-                env=_environment(),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def wait(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            ended = self.process is None or self.process.poll() is not None
-            if ended or time.monotonic() > deadline:
-                said = self.log_file.read_text("utf-8", "replace")[-1000:]
-                raise RuntimeError(f"the home {'stopped' if ended else 'did not answer'}: {said}")
-            with contextlib.suppress(OSError):
-                self.request("GET", "/health")
-                return
-            time.sleep(POLL)
-
-    def stop(self, *, kill: bool = False) -> int:
-        """Stop the process, in order or (`kill`) at once; what it stored stays. Its exit code."""
-        process, self.process = self.process, None
-        if process is None:
-            return 0
-        process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
-        try:
-            return process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
-
     def restart(self, *, kill: bool = False) -> None:
         self.stop(kill=kill)
         self.start()
@@ -205,30 +120,11 @@ class PrivateHome:
     # -- accounts and requests ----------------------------------------------------------------------------------------
 
     def register(self, localpart: str, password: str = PASSWORD) -> str:
-        """A new account without a device; its user id."""
-        body = {"username": localpart, "password": password, "inhibit_login": True, "auth": {"type": "m.login.dummy"}}
-        return str(self.must("POST", "/_matrix/client/v3/register", body)["user_id"])
+        return super().register(localpart, password)
 
     def login(self, localpart: str, device: str, password: str = PASSWORD) -> Login:
-        identifier = {"type": "m.id.user", "user": localpart}
-        body = {"type": "m.login.password", "identifier": identifier, "password": password, "device_id": device}
-        made = self.must("POST", "/_matrix/client/v3/login", body)
+        made = self.must("POST", "/_matrix/client/v3/login", password_login(localpart, password, device))
         return Login(made["user_id"], made["device_id"], made["access_token"])
-
-    def request(
-        self, method: str, path: str, body: object = None, token: str = "", headers: dict[str, str] | None = None
-    ) -> tuple[int, Any]:
-        """One request; status and JSON of the answer. `body` bytes are sent as they are."""
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        asked = urllib.request.Request(self.base_url + path, data, headers or {}, method=method)
-        if token:
-            asked.add_header("Authorization", f"Bearer {token}")
-        try:
-            with urllib.request.urlopen(asked, timeout=REQUEST_SECONDS, context=self._tls) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, json.load(error)
 
     def must(self, method: str, path: str, body: object = None, token: str = "") -> Any:
         status, answer = self.request(method, path, body, token)
@@ -319,9 +215,7 @@ class HomeHere:
         return str((await self.must("POST", "/_matrix/client/v3/register", body))["user_id"])
 
     async def login(self, localpart: str, device: str, password: str = PASSWORD) -> Login:
-        identifier = {"type": "m.id.user", "user": localpart}
-        body = {"type": "m.login.password", "identifier": identifier, "password": password, "device_id": device}
-        made = await self.must("POST", "/_matrix/client/v3/login", body)
+        made = await self.must("POST", "/_matrix/client/v3/login", password_login(localpart, password, device))
         return Login(made["user_id"], made["device_id"], made["access_token"])
 
 

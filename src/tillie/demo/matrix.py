@@ -57,7 +57,7 @@ class Person(Player):
         """Send a text; the request that carried it."""
         sent = await self.client.send(to.address, text)
         if not sent.arrived:
-            raise NotAsWritten("The home did not take the message of {self.name}.")
+            raise NotAsWritten(f"The home did not take the message of {self.name}.")
         return sent.sealed.element
 
     async def reads(self, text: str) -> str:

@@ -16,7 +16,6 @@ import pwd
 import re
 import secrets
 import shutil
-import signal
 import socket
 import ssl
 import subprocess
@@ -26,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tillie.demo import processes
 from tillie.demo.certificates import write_certificates
 from tillie.errors import Unreachable, UsageError
 
@@ -227,15 +227,7 @@ class PrivateProsody:
     def stop(self) -> None:
         """Stop the process; data, ports and certificates stay for the next `start`."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        processes.stop(process, STOP_SECONDS)
 
     def _destroy(self) -> None:
         self.stop()
