@@ -15,7 +15,7 @@ from support.homes import GENEROUS, PASSWORD, Clock, HomeHere, home_here
 from tillie.crypto import pwhash
 from tillie.home import accounts, interactive, passwords
 from tillie.home.config import Limits, Rate
-from tillie.home.limits import MAX_BUCKETS, Buckets, network_of
+from tillie.home.limits import FROM_ONE_ADDRESS, MAX_BUCKETS, Buckets, network_of
 from tillie.home.routes_accounts import MAX_NAME, MAX_PASSWORD, MIN_PASSWORD
 from tillie.model import Address
 
@@ -408,22 +408,37 @@ def test_only_so_many_wait_for_their_password(tmp_path: Path, monkeypatch: pytes
     run(tmp_path, work)
 
 
-def test_attempts_to_log_in_are_limited_by_user_and_by_address(tmp_path: Path) -> None:
+def test_who_guesses_a_password_is_stopped_and_locks_nobody_out(tmp_path: Path) -> None:
     clock = Clock()
 
     async def work(home: HomeHere) -> None:
         await home.register("alice")
-        wrong = login("alice", "a wrong one")
-        for address in ("192.0.2.1", "192.0.2.2"):
-            assert (await home.request("POST", f"{V3}/login", wrong, client=address))[0] == 403
-        status, headers, answer = await home.full("POST", f"{V3}/login", wrong, client="192.0.2.3")
-        assert (status, answer["errcode"]) == (429, "M_LIMIT_EXCEEDED")
-        assert 0 < answer["retry_after_ms"] <= 5_001
-        assert 0 < int(headers["retry-after"]) <= 6
+        token = (await home.login("alice", "A")).token
+        await home.login("alice", "B")
+        wrong, stranger = login("alice", "a wrong one"), "192.0.2.66"
+        for _ in range(2):
+            assert (await home.request("POST", f"{V3}/login", wrong, client=stranger))[0] == 403
+        for guess in (wrong, login("alice")):
+            status, headers, answer = await home.full("POST", f"{V3}/login", guess, client=stranger)
+            assert (status, answer["errcode"]) == (429, "M_LIMIT_EXCEEDED")
+            assert 0 < answer["retry_after_ms"] <= 5_001
+            assert 0 < int(headers["retry-after"]) <= 6
+        clock.now += 5  # so that Alice, who logged in twice, may try again herself
+        _, asked = await home.request("DELETE", f"{V3}/devices/B", token=token)
+        await home.must("DELETE", f"{V3}/devices/B", confirmed("alice", asked["session"]), token)
         clock.now += 5
         await home.must("POST", f"{V3}/login", login("alice"))
 
-    run(tmp_path, work, clock=clock, limits=Limits(logins=Rate(0.2, 2)))
+    run(tmp_path, work, clock=clock, limits=Limits(logins=Rate(0.2, 2), registrations=GENEROUS.registrations))
+
+
+def test_one_address_may_try_ten_times_as_often_as_on_one_user(tmp_path: Path) -> None:
+    async def work(home: HomeHere) -> None:
+        done = [(await home.request("POST", f"{V3}/login", login(f"u{number}")))[0] for number in range(11)]
+        assert done == [403] * FROM_ONE_ADDRESS + [429]
+        assert (await home.request("POST", f"{V3}/login", login("u0"), client="192.0.2.2"))[0] == 403
+
+    run(tmp_path, work, clock=Clock(), limits=Limits(logins=Rate(0.2, 1)))
 
 
 def test_a_forwarded_address_counts_only_if_a_proxy_of_ours_wrote_it(tmp_path: Path) -> None:

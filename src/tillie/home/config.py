@@ -36,7 +36,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uploads: Rate = Rate(5, 50)
     queries: Rate = Rate(20, 200)
     messages: Rate = Rate(50, 500)
-    logins: Rate = Rate(0.2, 10)  # attempts for one user, and from one address
+    logins: Rate = Rate(0.2, 10)  # attempts on one user from one address; from there on anybody, ten times as many
     registrations: Rate = Rate(0.05, 5)  # from one address
     requests_server: Rate = Rate(200, 2_000)  # of one other server
 

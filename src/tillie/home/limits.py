@@ -8,14 +8,19 @@ from collections.abc import Callable
 from tillie.home.config import Limits, Rate
 
 MAX_BUCKETS = 20_000  # of one kind; the one that was used longest ago goes first
+LOGINS_ADDRESS = "logins_address"
+FROM_ONE_ADDRESS = 10  # times as many attempts to log in, on whomever, as there may be on one user
 LONGEST_WAIT = 3_600.0  # seconds that are named, also where nothing is allowed at all
 
 
 class Buckets:
-    """One bucket for each kind (a field of `config.Limits`) and each user, server or network address."""
+    """One bucket for each kind (a field of `config.Limits`, or LOGINS_ADDRESS) and each user, server or network
+    address."""
 
     def __init__(self, limits: Limits, clock: Callable[[], float]) -> None:
         self._rates: dict[str, Rate] = {name: getattr(limits, name) for name in limits.__struct_fields__}
+        one = limits.logins
+        self._rates[LOGINS_ADDRESS] = Rate(FROM_ONE_ADDRESS * one.per_second, FROM_ONE_ADDRESS * one.burst)
         self._buckets: dict[str, dict[str, tuple[float, float]]] = {name: {} for name in self._rates}
         self._clock = clock
 

@@ -16,6 +16,7 @@ from tillie.errors import InvalidAddress
 from tillie.home import accounts, interactive
 from tillie.home.accounts import Who
 from tillie.home.answers import Refused, answer, strict_body
+from tillie.home.limits import LOGINS_ADDRESS
 from tillie.home.service import Home
 from tillie.model import Address
 from tillie.wire import matrix
@@ -135,8 +136,9 @@ class _Accounts:
             raise Refused(400, "M_MISSING_PARAM", "Name or password is missing.")
         user = self._user(asked.identifier, asked.user)
         device, name = _new_device(asked.device_id, asked.initial_device_display_name)
-        self._home.limit("logins", self._home.address(request))
-        if user is None or not await self._is_password(user, asked.password):
+        address = self._home.address(request)
+        self._home.limit(LOGINS_ADDRESS, address)
+        if user is None or not await self._is_password(user, asked.password, address):
             raise Refused(403, "M_FORBIDDEN", _FORBIDDEN)
         return answer(await self._log_in(user, device, name))
 
@@ -252,8 +254,9 @@ class _Accounts:
             raise _in_use()
         return user
 
-    async def _is_password(self, user: Address, password: str) -> bool:
-        self._home.limit("logins", user)
+    async def _is_password(self, user: Address, password: str, address: str) -> bool:
+        # By both: counted by user alone, a stranger who guesses on purpose would lock the user out.
+        self._home.limit("logins", f"{user} {address}")
         hashed = self._home.db.read(lambda conn: accounts.password_hash(conn, user))
         return await self._home.passwords.matches(hashed, password)
 
@@ -262,8 +265,9 @@ class _Accounts:
         asked = interactive.Request(who.user, request.method, path, body)
         auth = self._home.interactive.check(interactive.PASSWORD, asked)
         stage = _typed(auth, PasswordStage)
+        address = self._home.address(request)
         if self._user(stage.identifier, stage.user) != who.user or not await self._is_password(
-            who.user, stage.password
+            who.user, stage.password, address
         ):
             raise self._home.interactive.begin(interactive.PASSWORD, asked, "M_FORBIDDEN", _FORBIDDEN)
         self._home.interactive.end(auth)
