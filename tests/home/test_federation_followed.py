@@ -7,12 +7,23 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from support.homes_apart import homes_apart
+from tillie.errors import Malformed
 from tillie.home.database import Database
 from tillie.home.federation import followed
-from tillie.home.federation.followed import BELIEVED_MS, FORGOTTEN_MS, TOLD_MS, Fresh, Update
+from tillie.home.federation.followed import (
+    BELIEVED_MS,
+    FORGOTTEN_MS,
+    MAX_KEPT_BYTES,
+    MAX_PREVIOUS,
+    TOLD_MS,
+    Fresh,
+    Update,
+)
+from tillie.wire import canonical
 
 A, B = "a.test", "b.test"
 BOB = f"@bob:{B}"
@@ -63,6 +74,25 @@ def test_an_update_is_applied_if_it_follows_on_what_is_kept(
     _on_database(tmp_path, work)
 
 
+def test_a_list_is_kept_up_to_a_size_then_asked_for_each_time(tmp_path: Path) -> None:
+    def devices(size: int) -> dict[str, Any]:
+        found = {"OLD": {"keys": "x" * 60_000}, "X": KEYS, "MORE": {"keys": ""}}
+        found["MORE"]["keys"] = "x" * (size - len(msgspec.json.encode(found)))
+        return found
+
+    def work(conn: Any) -> None:
+        for size, is_kept in ((MAX_KEPT_BYTES, True), (MAX_KEPT_BYTES + 1, False)):
+            followed.store(conn, Fresh(BOB, devices(size), 10, NOW + TOLD_MS), NOW, is_stale=False)
+            assert (followed.cached(conn, BOB, NOW) is not None) == is_kept
+        assert conn.execute("SELECT json FROM remote_lists").fetchone() == (b"{}",)
+        for more, is_kept in (("", True), ("x", False)):
+            followed.store(conn, Fresh(BOB, devices(MAX_KEPT_BYTES), 10, NOW + TOLD_MS), NOW, is_stale=False)
+            followed.apply(conn, Update(BOB, "OLD", 11, (10,), {"keys": "x" * 60_000 + more}))
+            assert (followed.cached(conn, BOB, NOW) is not None) == is_kept
+
+    _on_database(tmp_path, work)
+
+
 def test_a_list_is_believed_for_a_time_kept_for_another_and_then_forgotten(tmp_path: Path) -> None:
     def work(conn: Any) -> None:
         followed.store(conn, Fresh(BOB, {}, 10, NOW + TOLD_MS), NOW, is_stale=False)
@@ -79,6 +109,31 @@ def test_a_list_is_believed_for_a_time_kept_for_another_and_then_forgotten(tmp_p
     _on_database(tmp_path, work)
 
 
+MOST = canonical.MAX_INTEGER
+GOOD = {"user_id": BOB, "device_id": "X", "stream_id": MOST, "prev_id": [MOST, 0], "keys": KEYS}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stream_id": MOST + 1},
+        {"stream_id": -1},
+        {"stream_id": True},
+        {"prev_id": [MOST + 1]},
+        {"prev_id": [0] * (MAX_PREVIOUS + 1)},
+        {"keys": {**KEYS, "device_id": "Y"}},
+        {"keys": {**KEYS, "user_id": "@eve:b.test"}},
+        {"keys": {"x": 1}},
+        {"device_id": "a\nb", "keys": {**KEYS, "device_id": "a\nb"}},
+    ],
+)
+def test_updates_are_read_strictly(change: dict[str, Any]) -> None:
+    assert followed.read_update(GOOD, B) == Update(BOB, "X", MOST, (MOST, 0), KEYS)
+    assert followed.read_update({**GOOD, "deleted": True, "prev_id": [0] * MAX_PREVIOUS}, B).keys is None
+    with pytest.raises(Malformed):
+        followed.read_update({**GOOD, **change}, B)
+
+
 @pytest.mark.parametrize(
     ("promise", "found"),
     [
@@ -87,6 +142,7 @@ def test_a_list_is_believed_for_a_time_kept_for_another_and_then_forgotten(tmp_p
         ({BOB: {"sequence": "3", "until_ts": NOW}}, (0, 0)),
         ({BOB: {"sequence": -1, "until_ts": NOW}}, (0, 0)),
         ({BOB: {"sequence": 2**53, "until_ts": NOW}}, (0, 0)),
+        ({BOB: {"sequence": 3, "until_ts": -1}}, (0, 0)),
         ({BOB: {"sequence": 3}}, (0, 0)),
         ({BOB: []}, (0, 0)),
         ([], (0, 0)),

@@ -4,6 +4,8 @@ happens on the way (server-server API, "Transactions")."""
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from tillie.home.federation import incoming, outgoing
 from tillie.home.federation.followed import MAX_PREVIOUS
 from tillie.home.federation.incoming import MAX_EDUS, MAX_MESSAGE_ID, MAX_MESSAGES, MAX_PDUS
 from tillie.home.federation.outgoing import AFTER_FAULT_SECONDS, MAX_BYTES, MAX_RETRYING, MAX_SENDING, SPLIT_AFTER
+from tillie.home.log import Log
 
 A, B = "a.test", "b.test"
 SEND = "/_matrix/federation/v1/send/"
@@ -84,12 +87,17 @@ BAD_EDUS = [
     _message(messages={BOB: {"B": {"n": "x" * 66_000}}}),
     _message(messages={f"@ann:{A}": {"B": {}}, "": {"B": {}}}),
     _message(messages={BOB: {str(number): {} for number in range(MAX_MESSAGES + 1)}}),
+    _message(messages={f"@u{number}:{B}": {} for number in range(MAX_MESSAGES + 1)}),
     _update(user_id="@eve:elsewhere.test"),
     _update(user_id=7),
     _update(device_id=None),
     _update(device_id="*"),
     _update(stream_id="5"),
     _update(stream_id=True),
+    _update(stream_id=-1),
+    _update(stream_id=2**53),
+    _update(stream_id=10**30),
+    _update(prev_id=[2**53]),
     _update(prev_id=5),
     _update(prev_id=["4"]),
     _update(prev_id=[1] * (MAX_PREVIOUS + 1)),
@@ -97,6 +105,8 @@ BAD_EDUS = [
     _update(keys=[]),
     _update(keys={"large": "x" * 70_000}),
     _update(keys={"fraction": 0.5}),
+    _update(keys={"user_id": f"@ann:{A}", "device_id": "Y"}),
+    _update(keys={"user_id": f"@eve:{A}", "device_id": "X"}),
 ]
 
 
@@ -108,6 +118,19 @@ def test_a_bad_edu_costs_no_other(tmp_path: Path) -> None:
                 good = f"good{number}"
                 assert (await _put(wire, str(number), bad, _message(good)))[0] == 200, bad
             assert await _received(bob) == [f"good{number}" for number in range(len(BAD_EDUS))]
+
+    asyncio.run(run())
+
+
+def test_what_is_wrong_is_logged_once_a_kind(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            stream = io.BytesIO()
+            wire.homes[B].home.log = Log(stream)
+            many = {f"@u{number}:elsewhere.test": {"B": {}} for number in range(MAX_MESSAGES)}
+            assert (await _put(wire, "1", *[_message(str(number), messages=many) for number in range(9)]))[0] == 200
+            (line,) = map(json.loads, stream.getvalue().splitlines())
+            assert (line["event"], line["server"], line["count"]) == ("edu_skipped", A, 9 * MAX_MESSAGES)
 
     asyncio.run(run())
 

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +31,11 @@ class Log:
         """Something that an operator may want to know, written at once."""
         self._held.append(_line(event, fields))
         self.flush()
+
+    def counted(self, event: str, details: Mapping[str, int], **fields: Any) -> None:
+        """What went wrong with parts of one request: a line for each kind, however many others made of it."""
+        for detail, count in details.items():
+            self.event(event, detail=detail, count=count, **fields)
 
     def fault(self, error: BaseException, **fields: Any) -> None:
         """A fault of ours: its kind and where it was, but not what it says, which may quote a request."""

@@ -9,7 +9,7 @@ when somebody wants it. And because a server that lost its database forgot whom 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import msgspec
 
@@ -26,6 +26,7 @@ RENEW_MS = 86_400_000  # ... which is written down again at most so often
 BELIEVED_MS = 600_000  # how long a list is believed that was neither asked for again nor changed
 FORGOTTEN_MS = 30 * 86_400_000
 MAX_PREVIOUS = 100  # entries of prev_id
+MAX_KEPT_BYTES = 256 << 10  # of one list: each update rewrites all of it. A larger one is asked for each time
 
 
 class Fresh(NamedTuple):
@@ -69,7 +70,10 @@ def cached(conn: Connection, user: str, now: int) -> Cached | None:
 
 def store(conn: Connection, fresh: Fresh, now: int, *, is_stale: bool) -> None:
     """Keep what a server answered, of whatever sequence: it was asked after all that we heard before. `is_stale`: more
-    was heard meanwhile."""
+    was heard meanwhile. Of one that is too large nothing is kept."""
+    json = msgspec.json.encode(fresh.devices)
+    if len(json) > MAX_KEPT_BYTES:
+        json, is_stale = b"{}", True
     conn.execute(
         """
         INSERT INTO remote_lists (user_id, sequence, json, fetched_ts, followed_until_ts, is_stale)
@@ -78,7 +82,7 @@ def store(conn: Connection, fresh: Fresh, now: int, *, is_stale: bool) -> None:
             fetched_ts = excluded.fetched_ts, followed_until_ts = excluded.followed_until_ts,
             is_stale = excluded.is_stale
         """,
-        (fresh.user, fresh.sequence, msgspec.json.encode(fresh.devices), now, fresh.followed_until_ts, is_stale),
+        (fresh.user, fresh.sequence, json, now, fresh.followed_until_ts, is_stale),
     )
 
 
@@ -90,16 +94,28 @@ def read_update(content: Object, origin: str) -> Update:
     if not isinstance(device, str) or not matrix.is_device_id(device):
         raise Malformed("an update names no valid device")
     previous = content.get("prev_id", [])
-    if type(sequence) is not int or not isinstance(previous, list) or len(previous) > MAX_PREVIOUS:
-        raise Malformed("an update has no stream_id, or no valid prev_id")
-    if any(type(each) is not int for each in previous):
+    if not isinstance(previous, list) or len(previous) > MAX_PREVIOUS or not all(map(_is_sequence, previous)):
         raise Malformed("an update has no valid prev_id")
+    if not _is_sequence(sequence):
+        raise Malformed("an update has no stream_id")
     deleted, keys = content.get("deleted", False), content.get("keys")
     if type(deleted) is not bool or not isinstance(keys, dict | None):
         raise Malformed("an update's device is not an object")
-    if keys is not None and len(canonical.encode(keys)) > MAX_DEVICE_BYTES:
-        raise Malformed("an update's device is too large")
-    return Update(user, device, sequence, tuple(previous), None if deleted or not keys else keys)
+    return Update(user, device, sequence, tuple(previous), None if deleted or not keys else sound(keys, user, device))
+
+
+def sound(keys: object, user: str, device: str) -> Object:
+    """A device's keys as another server gives them, if they are of that device and fit to be passed on. Raises
+    `Malformed`."""
+    if not isinstance(keys, dict) or keys.get("user_id") != user or keys.get("device_id") != device:
+        raise Malformed("a device is not an object, or says that it is another one")
+    if not matrix.is_device_id(device) or len(canonical.encode({device: keys})) > MAX_DEVICE_BYTES:
+        raise Malformed("a device has no valid id, or is too large")
+    return keys
+
+
+def _is_sequence(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= canonical.MAX_INTEGER
 
 
 def apply(conn: Connection, update: Update) -> frozenset[str]:
@@ -111,20 +127,27 @@ def apply(conn: Connection, update: Update) -> frozenset[str]:
     row = conn.execute("SELECT sequence, json, is_stale FROM remote_lists WHERE user_id = ?", (update.user,)).fetchone()
     if row is not None and not row[2]:
         sequence, json, _ = row
-        devices = msgspec.json.decode(json)
-        devices.pop(update.device, None)
-        if update.keys is not None:
-            devices[update.device] = update.keys
         follows = update.previous == (sequence,) and update.sequence > sequence
         is_dated = update.keys is not None and "valid_until_ts" in update.keys
-        if follows and not is_dated and len(devices) <= MAX_DEVICES:
+        changed = _changed(json, update) if follows and not is_dated else b""
+        if changed:
             conn.execute(
                 "UPDATE remote_lists SET sequence = ?, json = ? WHERE user_id = ?",
-                (update.sequence, msgspec.json.encode(devices), update.user),
+                (update.sequence, changed, update.user),
             )
         else:
             conn.execute("UPDATE remote_lists SET is_stale = 1 WHERE user_id = ?", (update.user,))
     return lists.tell(conn, update.user)
+
+
+def _changed(json: bytes, update: Update) -> bytes:
+    """A kept list with an update in it; b"" if it becomes too large to be kept."""
+    devices = msgspec.json.decode(json)
+    devices.pop(update.device, None)
+    if update.keys is not None:
+        devices[update.device] = update.keys
+    changed = msgspec.json.encode(devices)
+    return changed if len(devices) <= MAX_DEVICES and len(changed) <= MAX_KEPT_BYTES else b""
 
 
 def forget_old(conn: Connection, now: int) -> None:
@@ -138,7 +161,7 @@ def read_follows(value: object, user: str, now: int) -> tuple[int, int]:
     if not isinstance(found, dict):
         return 0, 0
     sequence, until = found.get("sequence"), found.get("until_ts")
-    if type(sequence) is not int or type(until) is not int or not 0 <= sequence <= canonical.MAX_INTEGER:
+    if not _is_sequence(sequence) or not _is_sequence(until):
         return 0, 0
     return sequence, min(until, now + TOLD_MS)
 

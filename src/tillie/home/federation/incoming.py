@@ -6,6 +6,7 @@ waits behind it.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tillie.errors import InvalidAddress, Malformed
@@ -27,7 +28,7 @@ MAX_EDUS = 100
 MAX_TRANSACTION_ID = 255
 MAX_MESSAGE_ID = 255  # "at most 32 code points"; other servers are seen to take more
 MAX_TYPE_BYTES = 255
-MAX_MESSAGES = 2_000  # for devices, in one EDU
+MAX_MESSAGES = 2_000  # for devices, and users, in one EDU
 MAX_CONTENT_BYTES = 65_536
 REMEMBERED_MS = 7 * 86_400_000
 
@@ -35,10 +36,10 @@ _TRANSACTION, _MESSAGE = "transaction", "message"
 
 
 class Taken(NamedTuple):
-    """What a transaction did: local users to wake, and what was wrong with some of it."""
+    """What a transaction did: local users to wake, and what was wrong with some of it, how often."""
 
     users: frozenset[str]
-    skipped: tuple[str, ...]
+    skipped: Counter[str]
 
 
 class ToDevice(NamedTuple):
@@ -48,7 +49,7 @@ class ToDevice(NamedTuple):
     type: str
     message_id: str
     messages: dict[str, dict[str, Object]]
-    skipped: tuple[str, ...]
+    skipped: Counter[str]
 
 
 class Incoming:
@@ -70,16 +71,15 @@ class Incoming:
         now = self._home.now()
         taken = await self._home.db.write(lambda conn: self._step(conn, origin, id, edus, now))
         self._home.waiters.wake(*taken.users)
-        for detail in taken.skipped:
-            self._home.log.event("edu_skipped", server=origin, detail=detail)
+        self._home.log.counted("edu_skipped", taken.skipped, server=origin)
         ids = [each.get("event_id") for each in pdus if isinstance(each, dict)]
         return {"pdus": {each: {"error": "There are no rooms here."} for each in ids if isinstance(each, str)}}
 
     def _step(self, conn: Connection, origin: str, id: str, edus: list[Any], now: int) -> Taken:
         if not remember(conn, origin, _TRANSACTION, id, now):
-            return Taken(frozenset(), ())
+            return Taken(frozenset(), Counter())
         users: frozenset[str] = frozenset()
-        skipped: list[str] = []
+        skipped = Counter[str]()
         for edu in edus:
             conn.execute("SAVEPOINT edu")
             try:
@@ -88,10 +88,10 @@ class Incoming:
                 skipped += taken.skipped
             except (Malformed, InvalidAddress) as error:
                 conn.execute("ROLLBACK TO edu")
-                skipped.append(error.detail)
+                skipped[error.detail] += 1
             conn.execute("RELEASE edu")
         forget_old(conn, origin, now)
-        return Taken(users, tuple(skipped))
+        return Taken(users, skipped)
 
     def _edu(self, conn: Connection, origin: str, edu: Any, now: int) -> Taken:
         content = edu.get("content") if isinstance(edu, dict) else None
@@ -101,13 +101,13 @@ class Incoming:
         if kind == DIRECT_TO_DEVICE:
             found = read_to_device(content, origin, self._home.server)
             if not remember(conn, origin, _MESSAGE, found.message_id, now):
-                return Taken(frozenset(), ())
+                return Taken(frozenset(), Counter())
             return Taken(messages.deliver(conn, found.sender, found.type, found.messages), found.skipped)
         if kind == DEVICE_LIST_UPDATE:
             update = followed.read_update(content, origin)
             self._remote.heard(update.user, update.sequence)
-            return Taken(followed.apply(conn, update), ())
-        return Taken(frozenset(), ())  # presence, typing and the like are of rooms
+            return Taken(followed.apply(conn, update), Counter())
+        return Taken(frozenset(), Counter())  # presence, typing and the like are of rooms
 
 
 def read_to_device(content: Object, origin: str, server: str) -> ToDevice:
@@ -124,20 +124,20 @@ def read_to_device(content: Object, origin: str, server: str) -> ToDevice:
     given = content.get("messages")
     if not isinstance(given, dict) or not all(isinstance(each, dict) for each in given.values()):
         raise Malformed("messages are not objects by user")
-    if sum(map(len, given.values())) > MAX_MESSAGES:
+    if max(len(given), sum(map(len, given.values()))) > MAX_MESSAGES:
         raise Malformed("there are too many messages in one EDU")
-    skipped: list[str] = []
+    skipped = Counter[str]()
     kept: dict[str, dict[str, Object]] = {}
     for user, contents in given.items():
         if user.partition(":")[2] != server:
-            skipped.append("a message is for another server's user")
+            skipped["a message is for another server's user"] += 1
             continue
         for device, each in contents.items():
             try:
                 kept.setdefault(user, {})[device] = _content(device, each)
             except Malformed as error:
-                skipped.append(error.detail)
-    return ToDevice(sender, type, message_id, kept, tuple(skipped))
+                skipped[error.detail] += 1
+    return ToDevice(sender, type, message_id, kept, skipped)
 
 
 def _content(device: str, content: object) -> Object:

@@ -5,11 +5,12 @@ Encryption"). An answer holds only what was asked for: a server speaks for its o
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tillie.directory import statements
-from tillie.directory.matrix import MAX_DEVICE_BYTES, MAX_DEVICES
+from tillie.directory.matrix import MAX_DEVICES
 from tillie.errors import Malformed
 from tillie.home import honesty
 from tillie.home.database import Connection
@@ -18,7 +19,7 @@ from tillie.home.federation.absence import Absence
 from tillie.home.federation.followed import FOLLOWS, Fresh
 from tillie.home.federation.outgoing import Outgoing
 from tillie.home.federation.transport import Failed, Transport
-from tillie.wire import canonical
+from tillie.wire import canonical, matrix
 from tillie.wire.canonical import Object
 
 if TYPE_CHECKING:
@@ -170,11 +171,13 @@ class Remote:
             self._home.log.event("remote_devices_refused", server=server)
             return {}
         devices = {}
+        refused = Counter[str]()
         for device, keys in given.items():
             try:
-                devices[device] = _device(keys, user, device)
+                devices[device] = followed.sound(keys, user, device)
             except Malformed as error:
-                self._home.log.event("remote_device_refused", server=server, detail=error.detail)
+                refused[error.detail] += 1
+        self._home.log.counted("remote_device_refused", refused, server=server)
         return devices
 
     async def _keep(self, found: list[Fresh], flight: _Flight) -> list[str]:
@@ -217,15 +220,17 @@ class Remote:
         if not isinstance(given, dict):
             raise Failed(502, "M_BAD_JSON", "The server's answer has no one_time_keys.")
         found: Keys = {}
+        refused = Counter[str]()
         for user, devices in wanted.items():
             for device, algorithm in devices.items():
                 try:
                     key = _one_time_key(given, user, device, algorithm)
                 except Malformed as error:
-                    self._home.log.event("remote_key_refused", server=server, detail=error.detail)
+                    refused[error.detail] += 1
                     continue
                 if key:
                     found.setdefault(user, {})[device] = key
+        self._home.log.counted("remote_key_refused", refused, server=server)
         return found
 
 
@@ -237,15 +242,6 @@ def _asking(users: Sequence[str]) -> Object:
     return {"device_keys": {user: [] for user in users}}
 
 
-def _device(keys: object, user: str, device: str) -> Object:
-    """One device of an answer. Raises `Malformed`."""
-    if not isinstance(keys, dict) or keys.get("user_id") != user or keys.get("device_id") != device:
-        raise Malformed("a device is not an object, or says that it is another one")
-    if len(canonical.encode(keys)) > MAX_DEVICE_BYTES:
-        raise Malformed("a device is too large")
-    return keys
-
-
 def _one_time_key(given: Mapping[str, Any], user: str, device: str, algorithm: str) -> Object:
     """The key that was asked for; empty if none is left. Raises `Malformed`."""
     devices = given.get(user, {})
@@ -253,6 +249,9 @@ def _one_time_key(given: Mapping[str, Any], user: str, device: str, algorithm: s
     if not isinstance(found, dict) or len(found) > 1:
         raise Malformed("a claim was not answered with one key")
     for name, key in found.items():
-        if name.partition(":")[0] != algorithm or len(canonical.encode(key)) > MAX_KEY_BYTES:
-            raise Malformed("a claim was answered with another algorithm, or with a key that is too large")
+        given_algorithm, key_id = matrix.split_key_id(name)
+        if given_algorithm != algorithm or not matrix.is_key_id(key_id):
+            raise Malformed("a claim was answered with another algorithm, or with no valid id")
+        if len(canonical.encode(key)) > MAX_KEY_BYTES:
+            raise Malformed("a claim was answered with a key that is too large")
     return found
