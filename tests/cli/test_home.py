@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from tillie.cli import exits, main
 from tillie.directory import statements
@@ -61,6 +64,28 @@ def test_every_command_says_how_to_begin(tmp_path: Path, capsys: pytest.CaptureF
         assert main(["home", *command, *missing]) == exits.USAGE
         out, err = capsys.readouterr()
         assert (out, "tillie home init SERVER_NAME" in err) == ("", True)
+
+
+@pytest.mark.parametrize(
+    ("server", "host"),
+    [
+        ("home.example", x509.DNSName("home.example")),
+        ("localhost:8448", x509.DNSName("localhost")),
+        ("long." * 20 + "example", x509.DNSName("long." * 20 + "example")),
+        ("192.0.2.1:8448", x509.IPAddress(IPv4Address("192.0.2.1"))),
+        ("[2001:db8::1]", x509.IPAddress(IPv6Address("2001:db8::1"))),
+        ("[2001:db8::1]:8448", x509.IPAddress(IPv6Address("2001:db8::1"))),
+    ],
+)
+def test_a_certificate_to_try_it_out_is_for_the_host_and_a_year(
+    tmp_path: Path, server: str, host: x509.GeneralName, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["home", "init", server, "--folder", str(tmp_path), "--self-signed"]) == exits.OK
+    for name in ("authority.crt", "host.crt"):
+        made = x509.load_pem_x509_certificate((tmp_path / name).read_bytes())
+        assert made.not_valid_after_utc - datetime.now(UTC) > timedelta(days=364)
+    assert list(made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value) == [host]
+    assert f"ends on {made.not_valid_after_utc:%Y-%m-%d}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["init", "serve", "adduser", "audit"])

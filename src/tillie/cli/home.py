@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CONFIG = "home.toml"
 EXTRA = ("starlette", "uvicorn", "uvloop", "httptools")
+SELF_SIGNED_DAYS = 365
 MAX_SAVED = 16 << 20  # bytes of a file with statements
 
 app = typer.Typer(help="Run a home for keys: a federated Matrix server of device keys.", no_args_is_help=True)
@@ -84,7 +85,7 @@ def init(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Where it listens; 0: any free port.")] = 8448,
     self_signed: Annotated[
         bool,
-        typer.Option("--self-signed", help="Make a certificate to try it out, on this machine alone, for two days."),
+        typer.Option("--self-signed", help="Make a certificate to try it out, on this machine alone, for a year."),
     ] = False,
 ) -> None:
     """Make the configuration and signing key of a new home."""
@@ -242,11 +243,16 @@ def _load(file: Path) -> Config:
 
 
 def _self_signed(server_name: str, folder: Path) -> str:
+    from datetime import UTC, datetime, timedelta
+
     from tillie.demo.certificates import write_certificates
 
-    host = server_name.rpartition(":")[0] or server_name
-    write_certificates([host], folder / "authority.crt", folder / "host.crt", folder / "host.key")
-    show.note(f"Clients must trust {folder / 'authority.crt'}: for a try-out only.")
+    # An IPv6 address is in brackets there, and full of colons.
+    host = server_name[1:].partition("]")[0] if server_name.startswith("[") else server_name.partition(":")[0]
+    valid = timedelta(days=SELF_SIGNED_DAYS)
+    write_certificates([host], folder / "authority.crt", folder / "host.crt", folder / "host.key", valid=valid)
+    show.note(f"Clients must trust {folder / 'authority.crt'}: for a try-out only, other homes do not.")
+    show.note(f"The certificate ends on {datetime.now(UTC) + valid:%Y-%m-%d}, and nothing renews it.")
     return 'tls_certificate = "host.crt"\ntls_key = "host.key"'
 
 
