@@ -26,11 +26,12 @@ def decode(text: str | bytes, *, max_bytes: int) -> bytes:
     if len(coded) > (max_bytes + 2) // 3 * 4:
         raise Malformed(f"The Base64 is longer than {max_bytes} bytes.")
     try:
-        data = binascii.a2b_base64(coded)
+        data = binascii.a2b_base64(coded, strict_mode=True)
     except binascii.Error:
         raise Malformed("The Base64 is not valid.") from None
-    # binascii skips what it does not know; writing the value again finds whatever it was lenient about.
-    if binascii.b2a_base64(data, newline=False) != coded:
+    # Strict as it is, it takes padding where none belongs, and trailing bits that are not zero.
+    last = data[len(data) // 3 * 3 :]
+    if len(coded) != (len(data) + 2) // 3 * 4 or (last and binascii.b2a_base64(last, newline=False) != coded[-4:]):
         raise Malformed("The Base64 is not valid.")
     if len(data) > max_bytes:
         raise Malformed(f"The Base64 is longer than {max_bytes} bytes.")
@@ -55,10 +56,10 @@ def decode_unpadded_most(text: object, *, max_bytes: int) -> bytes:
     """As `decode_unpadded`, at most `max_bytes` bytes. Raises `Malformed`."""
     if not isinstance(text, str) or text[:1].isspace() or text[-1:].isspace():
         raise Malformed("The Base64 is not valid.")
-    bare = text.rstrip("=")
-    if len(text) not in (len(bare), len(bare) + -len(bare) % 4):
+    missing = -len(text) % 4
+    if missing and text[-1:] == "=":
         raise Malformed("The Base64 is not valid.")
-    return decode(bare + "=" * (-len(bare) % 4), max_bytes=max_bytes)
+    return decode(text + "=" * missing, max_bytes=max_bytes)
 
 
 def encode_unpadded(data: bytes) -> str:
