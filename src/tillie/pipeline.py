@@ -225,11 +225,12 @@ def open(
 def _unwrap(device: Device, trusted: Trust, plaintext: bytes, around: Stanza, scheme: Scheme, now: Time) -> Opened:
     """The envelope, checked against its stanza. Its key was authenticated and is used up even if it does not fit."""
     try:
-        envelope, time, found = scheme.unwrap(plaintext, around, now)
+        envelope, time, notes = scheme.unwrap(plaintext, around, now)
     except PeerError as error:
         return Opened(Kind.REFUSED, scheme.name, device, trusted, error=error.detail)
     dropped = policy.filter_siblings(around.siblings)[1] if around.siblings else ()
-    notes = found + tuple(f"Dropped from the plain part: {name}." for name in dropped if name not in scheme.beside)
+    if dropped:
+        notes += tuple(f"Dropped from the plain part: {name}." for name in dropped if name not in scheme.beside)
     return Opened(Kind.OPENED, scheme.name, device, trusted, envelope, time, notes)
 
 
