@@ -68,6 +68,19 @@ def test_a_transaction_is_taken_once_also_after_a_restart(tmp_path: Path) -> Non
     asyncio.run(run())
 
 
+def test_a_type_and_a_transaction_with_slashes_are_no_other_two(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with home_inside(tmp_path) as inside:
+            bob = await inside.device("bob", "B")
+            for number, path in enumerate(("a%2Fb/c", "a/b%2Fc", "a%252Fb/c", "%61%2Fb/c")):
+                body = {"messages": {bob.user: {"B": {"n": number}}}}
+                assert (await bob.call("PUT", f"{CLIENT}/sendToDevice/{path}", body))[0] == 200
+            # The last is the first, written in another way.
+            assert [each["content"]["n"] for each in (await bob.sync())["to_device"]["events"]] == [0, 1, 2]
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("body", "status", "errcode"),
     [
@@ -114,6 +127,23 @@ def test_a_sync_waits_for_a_message(tmp_path: Path) -> None:
             await ann.send("t", {bob.user: {"B": {"n": 1}}})
             async with asyncio.timeout(5):
                 assert [each["content"] for each in (await waiting)["to_device"]["events"]] == [{"n": 1}]
+
+    asyncio.run(run())
+
+
+def test_a_device_that_is_logged_out_while_it_waits_hears_that(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with home_inside(tmp_path) as inside:
+            tablet, desk = await inside.device("bob", "T"), await inside.device("bob", "D")
+            since = (await tablet.sync())["next_batch"]
+            path = f"{CLIENT}/sync?since={since}&timeout=60000"
+            waiting = [asyncio.create_task(each.call("GET", path)) for each in (tablet, desk)]
+            await asyncio.sleep(0)
+            await tablet.must("POST", f"{CLIENT}/logout")
+            async with asyncio.timeout(5):
+                (status, answer), (other, news) = await asyncio.gather(*waiting)
+            assert (status, answer["errcode"]) == (401, "M_UNKNOWN_TOKEN")
+            assert (other, news["device_lists"]["changed"]) == (200, [desk.user])
 
     asyncio.run(run())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 from starlette.requests import Request
@@ -71,7 +72,8 @@ class _Messages:
         type, transaction = request.path_params["event_type"], request.path_params["transaction_id"]
         if len(type.encode()) > MAX_TYPE_BYTES or len(transaction) > MAX_TRANSACTION_ID:
             raise Refused(400, "M_INVALID_PARAM", "The event's type or the transaction id is too long.")
-        path = f"sendToDevice/{type}/{transaction}"
+        # Quoted: "a/b" and "c" are not "a" and "b/c".
+        path = f"sendToDevice/{quote(type, safe='')}/{quote(transaction, safe='')}"
         if home.db.read(lambda conn: messages.is_answered(conn, who, path)):
             return answer({})
         wanted = read_messages(await strict_body(request, MAX_SEND_BYTES))
@@ -130,6 +132,7 @@ class _Messages:
                 pass  # one more look, and the answer
             finally:
                 home.waiters.leave(who.user)
+            await home.who(request)  # this device may have been logged out meanwhile
 
     async def _acknowledge(self, who: Who, since: Position) -> Position:
         """Delete what this token shows to have arrived. One from before a database was lost, or restored from a copy,
