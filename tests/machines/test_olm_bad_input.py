@@ -81,6 +81,7 @@ ODD_KEY = base64.encode_unpadded(bytes(range(1, 33)))
         (_set("sender", MALLORY), Kind.REFUSED),
         (_set("recipient", MALLORY), Kind.REFUSED),
         (_set("recipient_keys", {"ed25519": ODD_KEY}), Kind.REFUSED),
+        (_set("recipient_keys", {}), Kind.MALFORMED),
         (_set("keys", {"ed25519": ODD_KEY}), Kind.REFUSED),
         (_set("keys", {}), Kind.MALFORMED),
         (_without("sender"), Kind.REFUSED),
@@ -108,6 +109,16 @@ ODD_KEY = base64.encode_unpadded(bytes(range(1, 33)))
 def test_what_is_inside_is_checked(change: Change, kind: Kind) -> None:
     _, alice, bob = pair()
     assert bob.open(ALICE, sealed_with(alice, bob, change)).kind is kind
+
+
+def test_keys_inside_are_compared_as_keys() -> None:
+    _, alice, bob = pair()
+
+    def padded(inside: Json) -> None:
+        for name in ("keys", "recipient_keys"):
+            inside[name]["ed25519"] += "="
+
+    assert bob.open(ALICE, sealed_with(alice, bob, padded)).kind is Kind.OPENED
 
 
 @pytest.mark.parametrize(
@@ -384,6 +395,22 @@ def test_every_flipped_bit_is_refused_and_changes_nothing() -> None:
 def _durable(player: Player) -> dict[Any, bytes]:
     """What a forged message must leave as it is: all but the wish for a new session."""
     return {name: data for name, data in player.records().items() if name.kind not in ("repair", "repaired")}
+
+
+def test_what_a_first_message_wraps_is_the_same_message() -> None:
+    """Its home takes it out of the wrapping: no second event, and no broken session either."""
+    _, alice, bob = pair()
+    sealed = for_device(alice.send(BOB, "hello"), BOB, "BOBPHONE")
+    assert bob.open(ALICE, sealed).kind is Kind.OPENED
+    (part,) = sealed["ciphertext"].values()
+    wrapped = base64.decode_unpadded_most(part["body"], max_bytes=content.MAX_BODY)
+    bare = wrapped[wrapped.index(b"\x03\x0a\x20", 1) :]
+    part.update(type=1, body=base64.encode_unpadded(bare))
+    assert bob.open(ALICE, sealed).kind is Kind.DUPLICATE
+    assert bob.count("repair") == 0
+    altered = bare[:40] + bytes((bare[40] ^ 1,)) + bare[41:-1] + bytes((bare[-1] ^ 1,))
+    part["body"] = base64.encode_unpadded(altered)
+    assert bob.open(ALICE, sealed).kind is Kind.TAMPERED
 
 
 def test_a_first_message_of_a_session_that_fails_begins_no_second_one() -> None:

@@ -113,6 +113,30 @@ def test_sessions_with_a_device_are_bounded() -> None:
     assert alice.count("old") == sessions.MAX_OLD
 
 
+def test_what_is_kept_of_sessions_in_memory_serves_for_what_is_stored_only() -> None:
+    _, alice, bob = pair()
+    alice.send(BOB, "1")
+    before = alice.records()
+    sent = for_device(alice.send(BOB, "2"), BOB, "BOBPHONE")
+    alice.restore(before)
+    assert for_device(alice.send(BOB, "2"), BOB, "BOBPHONE") == sent  # not the next message of what is in memory
+    assert text_of(bob.open(ALICE, sent)) == "2"
+
+
+def test_what_is_kept_of_sessions_in_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "MAX_LIVE", 2)
+    sessions._live.clear()
+    home, alice, bob = pair()
+    Player(home, BOB, "LAPTOP")
+    alice.send(BOB, "1")
+    assert len(sessions._live) == 2
+    Player(home, BOB, "TABLET")
+    home.now += contacts.LIST_MAX_AGE
+    sent = alice.send(BOB, "2")
+    assert len(sessions._live) == 2
+    assert text_of(bob.receive(ALICE, sent)) == "2"
+
+
 # -- keys and their life --------------------------------------------------------------------------------------------
 
 

@@ -114,6 +114,21 @@ class Conversation(RuleBasedStateMachine):
     def restart(self, who: int) -> None:
         """A new process on the same store."""
         self.players[who].scheme = Olm(self.players[who].user)
+        sessions._live.clear()
+
+    @rule(who=WHO, data=st.data())
+    def put_back(self, who: int, data: st.DataObject) -> None:
+        """Somebody restores the sessions of before: what is in memory does not count."""
+        player = self.players[who]
+        if self.flying:
+            letter = data.draw(st.sampled_from(self.flying))
+            if self.players[letter.to] is player:
+                before = player.records()
+                got = player.open(letter.sender, letter.content)
+                player.restore(before)
+                again = player.open(letter.sender, letter.content)
+                assert (again.kind, again.content) == (got.kind, got.content)
+                player.restore(before)
 
     @rule(who=WHO)
     def new_session(self, who: int) -> None:
@@ -137,6 +152,11 @@ class Conversation(RuleBasedStateMachine):
     def wait(self, minutes: int) -> None:
         self.home.now += 60 * minutes
         self.lossless = False  # a fallback key may be gone before what it began has come
+
+    @invariant()
+    def what_is_in_memory_is_what_was_saved(self) -> None:
+        for (pickle_key, _), (pickle, olm) in sessions._live.items():
+            assert olm.pickle(pickle_key) == pickle
 
     @invariant()
     def bounds(self) -> None:

@@ -219,6 +219,17 @@ class Player:
     def records(self) -> dict[Key, bytes]:
         return self.look(lambda s: {name: data for kind in KINDS for name, data in s.scan(records.key(kind))})
 
+    def restore(self, before: dict[Key, bytes]) -> None:
+        """The records as they were, and no others of their kinds."""
+
+        now = self.records()
+
+        def put(s: State) -> None:
+            for name in now | before:
+                s.put(name, before.get(name))
+
+        self.look(put)
+
     def count(self, kind: str) -> int:
         return self.look(lambda s: sum(1 for _ in s.scan(records.key(kind))))
 

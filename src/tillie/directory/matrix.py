@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from tillie.crypto import sign
@@ -82,6 +83,7 @@ class OneTimeKey(NamedTuple):
     fallback: bool = False
 
 
+@lru_cache(1024)
 def device_of(user: Address, device: str, ed25519: bytes) -> Device:
     """A Matrix device as the rest of Tillie knows it."""
     return Device(user, olm_id(device), ed25519, device)

@@ -53,9 +53,8 @@ _part = msgspec.json.Decoder(_Part)
 
 def encode(sender_key: bytes, recipient_key: bytes, type: int, body: bytes) -> bytes:
     """The content for one device."""
-    sealed = f'{{"{base64.encode_unpadded(recipient_key)}":{{"body":"{base64.encode_unpadded(body)}","type":{type}}}}}'
-    sender = base64.encode_unpadded(sender_key)
-    return f'{{"algorithm":"{OLM}","ciphertext":{sealed},"sender_key":"{sender}"}}'.encode()
+    sealed = f'{{"{_name(recipient_key)}":{{"body":"{base64.encode_unpadded(body)}","type":{type}}}}}'
+    return f'{{"algorithm":"{OLM}","ciphertext":{sealed},"sender_key":"{_name(sender_key)}"}}'.encode()
 
 
 def decode(data: bytes, own_key: bytes) -> Message | None:
@@ -70,7 +69,7 @@ def decode(data: bytes, own_key: bytes) -> Message | None:
         encrypted = _encrypted.decode(data)
         if encrypted.algorithm != OLM:
             raise Malformed("the algorithm is not Olm")
-        name = base64.encode_unpadded(own_key)
+        name = _name(own_key)
         raw = encrypted.ciphertext.get(name) or encrypted.ciphertext.get(f"{name}=")
         part = _part.decode(raw) if raw is not None else None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -87,6 +86,12 @@ def decode(data: bytes, own_key: bytes) -> Message | None:
 def _curve(text: str) -> bytes:
     """A sound Curve25519 key; most senders come again."""
     return check_curve(base64.decode_unpadded(text, size=KEY))
+
+
+@lru_cache(_CACHED)
+def _name(key: bytes) -> str:
+    """Under which name a ciphertext is for the device with this key."""
+    return base64.encode_unpadded(key)
 
 
 def one_time_key_of(body: bytes) -> bytes:

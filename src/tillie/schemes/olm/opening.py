@@ -45,26 +45,30 @@ def check(
     recipients = payload.recipients_of(said, account)
     if account not in recipients and peer.user != account:
         raise Refused("it was written to somebody else")
-    sender = _sender(s, peer, bound, said, profile, now)
+    known = contacts.load(s, peer.user)
+    sender = _sender(s, peer, known, bound, said, profile, now)
     if isinstance(sender, Need):
         return sender
     if sender.binds and not profile.signed:
         payload.check(said, peer.user, own, account, strict=True)
-    place = _place(s, own, peer, recipients, said, sender.binds or profile.servers_sign, now)
+    if (sender.binds or profile.servers_sign) and None in (said.room_id, said.fingerprint):
+        raise Refused("it does not say to which conversation and devices it belongs")
+    place = _place(s, own, peer, known, recipients, said, now)
     if isinstance(place, Need):
         return place
     return Checked(sender.device, recipients, sender.notes + place)
 
 
-def _sender(s: State, peer: Peer, bound: bytes, said: Payload, profile: Profile, now: Time) -> Sender | Need:
+def _sender(
+    s: State, peer: Peer, known: DeviceList | None, bound: bytes, said: Payload, profile: Profile, now: Time
+) -> Sender | Need:
     """Whose the Curve25519 key is that sealed the event, by signed device keys (checks 2, 5 and 6)."""
-    known = contacts.load(s, peer.user)
     listed = known.by_curve(peer.curve25519) if known is not None else None
     if listed is None and not bound and not contacts.is_just_read(s, peer.user, known, now):
         return Need((Fetch(peer.user, matrix.KEYS_QUERY),))
     word = _own_word(said, peer, profile)
     claimed = payload.sender_key(said)
-    gone = next((each for each in known.gone if each.curve25519 == peer.curve25519), None) if known else None
+    gone = _gone(known, peer) if listed is None else None
     shown: KnownDevice | DeviceKeys | None = listed or word or gone
     key = shown.ed25519 if shown is not None else bound
     if not key:
@@ -81,6 +85,10 @@ def _sender(s: State, peer: Peer, bound: bytes, said: Payload, profile: Profile,
     return Sender(matrix.device_of(peer.user, device_id, key), binds, (note,))
 
 
+def _gone(known: DeviceList | None, peer: Peer) -> KnownDevice | None:
+    return next((each for each in known.gone if each.curve25519 == peer.curve25519), None) if known else None
+
+
 def _own_word(said: Payload, peer: Peer, profile: Profile) -> DeviceKeys | None:
     """The sender's own device keys, if it sent them, checked against the key that sealed the event."""
     if not said.sender_device_keys:
@@ -92,18 +100,22 @@ def _own_word(said: Payload, peer: Peer, profile: Profile) -> DeviceKeys | None:
 
 
 def _place(
-    s: State, own: Own, peer: Peer, recipients: tuple[Address, ...], said: Payload, required: bool, now: Time
+    s: State,
+    own: Own,
+    peer: Peer,
+    senders: DeviceList | None,
+    recipients: tuple[Address, ...],
+    said: Payload,
+    now: Time,
 ) -> tuple[str, ...] | Need:
     """That the event belongs to this conversation and these devices; what a person should know of it."""
-    if required and (said.room_id is None or said.fingerprint is None):
-        raise Refused("it does not say to which conversation and devices it belongs")
     if said.room_id not in (None, payload.room_of((peer.user, *recipients))):
         raise Refused("it belongs to another conversation")
     if said.fingerprint is None:
         return ()
-    users = (*(user for user in dict.fromkeys(recipients) if user != peer.user), peer.user)
-    known = [contacts.load(s, user) for user in users]
-    lists = tuple(each or DeviceList(0.0) for each in known)
+    users = [user for user in recipients if user != peer.user]
+    known = [*(contacts.load(s, user) for user in users), senders]
+    lists = tuple([each or DeviceList(0.0) for each in known])
     match = binding.match(said.fingerprint, lists, (peer.curve25519, own.curve25519), now)
     if match is Match.NOW:
         return ()
@@ -111,7 +123,7 @@ def _place(
         return ("It was sealed for an earlier list of devices.",)
     if match is Match.WITHOUT:
         return ("Its sender did not know of a device on their own list, which is new, or hidden from them.",)
-    looked_up = zip(users, known, strict=True)
+    looked_up = zip((*users, peer.user), known, strict=True)
     old = (user for user, each in looked_up if not contacts.is_just_read(s, user, each, now))
     asks = tuple(Fetch(user, matrix.KEYS_QUERY) for user in old)
     if asks:

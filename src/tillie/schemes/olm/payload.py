@@ -137,28 +137,27 @@ def read(plaintext: bytes) -> Payload:
 
 
 def recipients_of(payload: Payload, account: Address) -> tuple[Address, ...]:
-    """Whom the sender wrote to. Raises `Malformed`."""
+    """Whom the sender wrote to, each once. Raises `Malformed`."""
     if payload.to is None:
         return (account,)
     if not 1 <= len(payload.to) <= MAX_RECIPIENTS:
         raise Malformed("an event is for nobody, or for too many")
     try:
-        return tuple(names.parse_user_id(each) for each in payload.to)
+        return tuple(dict.fromkeys(names.parse_user_id(each) for each in payload.to))
     except InvalidAddress:
         raise Malformed("an event is for somebody without a valid name") from None
 
 
 def check(payload: Payload, sender: Address, own: Own, account: Address, *, strict: bool) -> None:
     """That the event is from whom it came, and for us (the specification's checks 1, 3 and 4). A member that is missing
-    fails them, unless `strict` is False: the draft has none of these. Raises `Refused`."""
-    ours = base64.encode_unpadded(own.ed25519)
+    fails them, unless `strict` is False: the draft has none of these. Raises `Refused`, `Malformed`."""
     if strict and None in (payload.sender, payload.recipient, payload.recipient_keys, payload.keys):
         raise Refused("it does not say who sealed it for whom")
     if payload.sender not in (None, sender):
         raise Refused("it was sealed by somebody else")
     if payload.recipient not in (None, account):
         raise Refused("it was sealed for somebody else")
-    if payload.recipient_keys is not None and payload.recipient_keys.get("ed25519") != ours:
+    if payload.recipient_keys is not None and _ed25519(payload.recipient_keys.get("ed25519")) != own.ed25519:
         raise Refused("it was sealed for another device")
 
 
@@ -166,7 +165,12 @@ def sender_key(payload: Payload) -> bytes | None:
     """The Ed25519 key that the sender says is its own. Raises `Malformed`."""
     if payload.keys is None:
         return None
-    return base64.decode_unpadded(payload.keys.get("ed25519"), size=matrix.KEY)
+    return _ed25519(payload.keys.get("ed25519"))
+
+
+@lru_cache(_CACHED)
+def _ed25519(text: str | None) -> bytes:
+    return base64.decode_unpadded(text, size=matrix.KEY)
 
 
 @lru_cache(_CACHED)

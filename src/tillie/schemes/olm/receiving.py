@@ -65,4 +65,5 @@ def keep(s: State, peer: Peer, received: Received, ed25519: bytes) -> None:
     """
     if received.half is not None:
         keys.use(s, received.half, received.session.id)
-    sessions.adopt(s, peer, received.session._replace(key=ed25519))
+    session = received.session
+    sessions.adopt(s, peer, session if session.key else session._replace(key=ed25519))

@@ -15,7 +15,7 @@ stale       <user>                   when the home said that this list changed
 claim       <user>/<curve>           a claimed key that waits for the next message, or why there is none
 session     <user>/<curve>           the session that sends
 old         <user>/<curve>/<session> other sessions with that device, for receiving
-seen        <user>/<curve>/<hash>    messages that were opened
+seen        <user>/<curve>/<end>     messages that were opened, by their last 16 bytes
 repair      <user>/<curve>           a new session is to be made and announced by m.dummy
 repaired    <user>/<curve>           when that was last tried
 

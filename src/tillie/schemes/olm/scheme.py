@@ -10,7 +10,6 @@ from functools import lru_cache
 
 import msgspec
 
-from tillie.crypto.kdf import sha256
 from tillie.crypto.random import random_bytes
 from tillie.directory import matrix
 from tillie.directory.matrix import KEY_COUNTS, KEYS_CLAIM, KEYS_QUERY, KEYS_UPLOAD, V1, Profile
@@ -243,7 +242,8 @@ class Olm:
         if message.sender_key == mine.curve25519:
             raise BadKey("it shows this device's own key")
         peer = Peer(sender, message.sender_key)
-        seen = records.of_device("seen", *peer, f"/{sha256(message.body)[:16].hex()}")
+        # Its MAC and what is before it: the same of what is inside a pre-key message and of that alone.
+        seen = records.of_device("seen", *peer, f"/{message.body[-16:].hex()}")
         if s.get(seen) is not None:
             return _nothing(Kind.DUPLICATE, sender)
         try:

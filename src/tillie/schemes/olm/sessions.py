@@ -3,10 +3,15 @@
 "A client should send with the session that it last received and decrypted a message with"; one that never received
 counts from its beginning. So two devices that each begin one at once end on one of the two as soon as one answers.
 vodozemac works on an object that is loaded for one step; it is saved only after everything in that step was right.
+
+Loading decrypts and parses what is stored, which takes as long as opening several messages. So the object that was
+saved last is kept beside its pickle, and serves for exactly that pickle again, once: whatever becomes of the step, what
+is in the store decides.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -21,6 +26,7 @@ from tillie.schemes.olm.records import Half, Own, Session
 from tillie.wire import base64
 
 MAX_OLD = 4  # sessions with one device that are kept for receiving, beside the one that sends
+MAX_LIVE = 256  # objects that are kept; some 10 kB each
 _ID = 32
 
 
@@ -62,12 +68,13 @@ def adopt(s: State, peer: Peer, session: Session) -> None:
     if session.silent:
         _save_old(s, peer, session)
         return
-    data = s.get(records.of_device("session", *peer))
+    place = records.of_device("session", *peer)
+    data = s.get(place)
     if data is None or records.id_in(data) != session.id:
         s.put(_old_key(peer, session), None)
         if data is not None:
             _save_old(s, peer, records.decode_session(data))
-    save(s, peer, session)
+    s.put(place, records.encode_session(session))
 
 
 def retire(s: State, peer: Peer, *, silent: bool = False) -> bool:
@@ -110,7 +117,8 @@ def initiate(own: Own, ed25519: bytes, curve25519: bytes, one_time: bytes, now: 
         made = ours.create_outbound_session(theirs, vodozemac.Curve25519PublicKey.from_bytes(one_time))
     except (vodozemac.SessionCreationException, vodozemac.KeyException):
         raise BadKey("no session can begin with this key") from None  # vodozemac's texts show the key
-    return Session(ed25519, _id(made.session_id), now, False, False, made.pickle(own.pickle_key))
+    session_id = _id(made.session_id)
+    return Session(ed25519, session_id, now, False, False, _pickled(own, session_id, made))
 
 
 def answer(own: Own, half: Half, peer: Peer, message: Message, ed25519: bytes, now: Time) -> tuple[Session, bytes]:
@@ -124,7 +132,8 @@ def answer(own: Own, half: Half, peer: Peer, message: Message, ed25519: bytes, n
         made, plaintext = pickled.account(own, half).create_inbound_session(theirs, parsed)
     except (vodozemac.SessionCreationException, vodozemac.DecodeException, vodozemac.KeyException):
         raise Undecryptable("no session begins with it") from None
-    return Session(ed25519, _id(made.session_id), now, True, False, made.pickle(own.pickle_key)), plaintext
+    session_id = _id(made.session_id)
+    return Session(ed25519, session_id, now, True, False, _pickled(own, session_id, made)), plaintext
 
 
 def id_of(message: Message) -> bytes:
@@ -145,7 +154,8 @@ def encrypt(own: Own, session: Session, plaintext: bytes) -> tuple[Session, int,
     """(next session, type, body). A session is `confirmed` once it has received: until then each message begins it."""
     olm = _load(own, session)
     type, body = olm.encrypt(plaintext).to_parts()
-    return session._replace(pickle=olm.pickle(own.pickle_key)), type, body
+    pickle = _pickled(own, session.id, olm)
+    return Session(session.key, session.id, session.at, session.confirmed, session.silent, pickle), type, body
 
 
 def decrypt(own: Own, session: Session, message: Message, now: Time) -> tuple[Session, bytes]:
@@ -155,14 +165,29 @@ def decrypt(own: Own, session: Session, message: Message, now: Time) -> tuple[Se
         plaintext = olm.decrypt(AnyOlmMessage.from_parts(message.type, message.body))
     except (vodozemac.OlmDecryptionException, vodozemac.DecodeException):
         raise Undecryptable("it was altered, or opened before, or too many before it are missing") from None
-    return session._replace(at=now, confirmed=True, pickle=olm.pickle(own.pickle_key)), plaintext
+    pickle = _pickled(own, session.id, olm)
+    return Session(session.key, session.id, now, True, session.silent, pickle), plaintext
+
+
+_live: OrderedDict[tuple[bytes, bytes], tuple[str, vodozemac.Session]] = OrderedDict()
 
 
 def _load(own: Own, session: Session) -> vodozemac.Session:
+    live = _live.pop((own.pickle_key, session.id), None)
+    if live is not None and live[0] == session.pickle:
+        return live[1]
     try:
         return vodozemac.Session.from_pickle(session.pickle, own.pickle_key)
     except vodozemac.PickleException:
         raise StoreDamaged("a session can't be read.") from None
+
+
+def _pickled(own: Own, session_id: bytes, olm: vodozemac.Session) -> str:
+    pickle = olm.pickle(own.pickle_key)
+    _live[own.pickle_key, session_id] = pickle, olm
+    if len(_live) > MAX_LIVE:
+        _live.popitem(last=False)
+    return pickle
 
 
 def _id(text: str) -> bytes:
