@@ -16,6 +16,7 @@ from tillie.directory.signed import sign_object, verify_object
 from tillie.home import maps
 from tillie.home.config import Limits, Rate
 from tillie.home.keys import MAX_KEY_BYTES
+from tillie.home.routes_keys import MAX_TIMEOUT, _seconds
 from tillie.wire import canonical
 
 
@@ -192,6 +193,13 @@ def test_strange_users_cost_nothing(tmp_path: Path) -> None:
             assert list(answer["one_time_keys"][bob.user]) == ["B"]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"), [(1_500, 1.5), (-1, 0), (60_001, MAX_TIMEOUT), (10**400, MAX_TIMEOUT), (-(10**400), 0)]
+)
+def test_no_timeout_is_too_large_to_count(timeout: int, seconds: float) -> None:
+    assert _seconds(timeout) == seconds
 
 
 def test_limits_are_answered_with_a_wait(tmp_path: Path) -> None:

@@ -384,10 +384,17 @@ def test_a_signing_key_of_synapse_is_read(tmp_path: Path) -> None:
         'server_name = "a.example"\n[limits.claims]\nper_second = 1\nburst = 0',
         'server_name = "a.example"\n[limits.claims]\nper_second = -1\nburst = 1',
         'server_name = "a.example"\n[federation]\nallow = ["10.0.0.1/8"]',
+        'server_name = "a.example"\n[federation]\ntimeout = 0',
+        'server_name = "a.example"\n[federation]\nlongest_retry = inf',
+        'server_name = "a.example"\n[limits.claims]\nper_second = inf\nburst = 1',
+        'server_name = "a.example"\nlisten = []',
+        'server_name = "a.example"\n[[listen]]\nport = -1',
+        'server_name = "a.example"\n[[listen]]\nport = 65536',
+        'server_name = "a.example" # \xff',
     ],
 )
 def test_a_configuration_that_is_wrong_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "home.toml").write_text(text)
+    (tmp_path / "home.toml").write_bytes(text.encode("latin-1"))
     with pytest.raises(UsageError, match=r"home\.toml"):
         load(tmp_path / "home.toml")
 

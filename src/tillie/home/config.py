@@ -12,19 +12,21 @@ import msgspec
 from tillie.errors import UsageError
 from tillie.wire import matrix
 
+_Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+
 
 class Listen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where to listen. With `tls`, with the configured certificate; else behind a proxy that has one."""
 
     host: str = "127.0.0.1"
-    port: int = 8448
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 8448
     tls: bool = True
 
 
 class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """So many a second on average, and at most so many at once."""
 
-    per_second: Annotated[float, msgspec.Meta(ge=0)]
+    per_second: Annotated[float, msgspec.Meta(ge=0, le=1e9)]
     burst: Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -48,17 +50,17 @@ class Federation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     enabled: bool = True
     allow: tuple[str, ...] = ()
     ca_file: str = ""
-    timeout: float = 10.0  # seconds for a query or a claim
-    forget_after_days: float = 7.0  # what could not be delivered until then is dropped
-    first_retry: float = 1.0  # seconds
-    longest_retry: float = 3_600.0
+    timeout: _Positive = 10.0  # seconds for a query or a claim
+    forget_after_days: _Positive = 7.0  # what could not be delivered until then is dropped
+    first_retry: _Positive = 1.0  # seconds
+    longest_retry: _Positive = 3_600.0
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that an operator decides."""
 
     server_name: str
-    listen: tuple[Listen, ...] = (Listen(),)
+    listen: Annotated[tuple[Listen, ...], msgspec.Meta(min_length=1)] = (Listen(),)
     database: str = "home.db"
     signing_key: str = "signing.key"
     tls_certificate: str = ""
@@ -79,7 +81,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def load(file: Path) -> Config:
     """Read a configuration. Raises `UsageError`, which says what is wrong and where."""
     try:
-        text = file.read_text()
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not UTF-8.") from None
     except OSError as error:
         raise UsageError(
             f"{file}: {error.strerror}.", hint="'tillie home init SERVER_NAME' makes a configuration."

@@ -228,4 +228,4 @@ def _chosen(devices: Mapping[str, bytes], wanted: frozenset[str]) -> dict[str, m
 
 
 def _seconds(timeout: int) -> float:
-    return min(max(timeout / 1000, 0.0), MAX_TIMEOUT)
+    return max(0, min(timeout, int(MAX_TIMEOUT * 1000))) / 1000  # bounded first: no float holds what JSON may
