@@ -133,6 +133,39 @@ def test_a_well_known_is_bounded() -> None:
     assert names.read_well_known(good.ljust(names.MAX_WELL_KNOWN_BYTES + 1)) == ""
 
 
+def test_a_well_known_is_asked_for_once_and_known_also_if_nobody_waited_for_it() -> None:
+    world = World()
+    go = asyncio.Event()
+    answer = world.well_known
+
+    async def slowly(host: str) -> WellKnown | None:
+        world.asked.append(host)
+        await go.wait()
+        return await answer(host)
+
+    async def run() -> None:
+        world.names._fetch = slowly
+        waiting = [asyncio.create_task(world.names.resolve("port.test")) for _ in range(3)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        go.set()
+        assert (await world.names.resolve("port.test")).port == 99
+        assert world.asked == ["port.test"] * 2, "once by us, and once counted by the answer"
+        go.clear()
+        late = asyncio.create_task(world.names.resolve("host.test"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert world.asked[-1] == "host.test"
+        await world.names.close()
+        with pytest.raises(asyncio.CancelledError):
+            await late
+
+    asyncio.run(run())
+
+
 def test_the_memory_of_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "MAX_CACHED", 3)
     world = World()
@@ -144,7 +177,7 @@ def test_the_memory_of_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None
 PRIVATE = [
     "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
     "255.255.255.255", "192.0.2.1", "::", "::1", "fe80::1", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "2001:db8::1",
-    "64:ff9b::7f00:1", "2002:7f00:1::", "64:ff9b::a9fe:a9fe",
+    "fec0::1", "64:ff9b::7f00:1", "2002:7f00:1::", "64:ff9b::a9fe:a9fe",
 ]  # fmt: skip
 
 
@@ -158,6 +191,16 @@ def test_private_addresses_are_not_spoken_to_unless_allowed(text: str) -> None:
 @pytest.mark.parametrize("text", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
 def test_public_addresses_are_spoken_to(text: str) -> None:
     assert addresses.may_speak_to(ipaddress.ip_address(text))
+
+
+@pytest.mark.parametrize("text", ["127.1", "2130706433", "127.0.0.1.", "0177.0.0.1", "0x7f.0x1", "::1%lo", "１２７.1"])
+def test_what_only_some_programs_read_as_an_address_is_no_name(text: str) -> None:
+    assert addresses.is_ambiguous(text)
+
+
+@pytest.mark.parametrize("text", ["localhost", "1.example", "matrix.example.", "x1", "1x.test"])
+def test_names_are_names(text: str) -> None:
+    assert not addresses.is_ambiguous(text)
 
 
 @pytest.mark.parametrize(("text", "is_one"), [("1.2.3.4", True), ("[::1]", True), ("::1", True), ("127.1", False)])

@@ -19,7 +19,15 @@ from tillie.crypto import sign
 from tillie.directory.signed import sign_object
 from tillie.errors import BadKey, BadSignature, Malformed
 from tillie.home.federation import x_matrix
-from tillie.home.federation.keyring import LONGEST_MS, MAX_KEYS, REFETCH_SECONDS, Keys, merged, read_keys
+from tillie.home.federation.keyring import (
+    LONGEST_MS,
+    MAX_KEYS,
+    MAX_STRANGERS,
+    REFETCH_SECONDS,
+    Keys,
+    merged,
+    read_keys,
+)
 from tillie.home.service import Signer
 from tillie.wire import base64
 
@@ -198,8 +206,10 @@ def test_keys_that_are_not_a_servers_own_are_refused(answer: bytes) -> None:
 
 def test_a_key_that_changes_under_its_id_is_not_believed_while_the_first_is_valid() -> None:
     known, fetched = Keys({"1": b"a"}, 10), Keys({"1": b"b", "2": b"c"}, 20)
-    assert merged(known, fetched, 9) == Keys({"1": b"a", "2": b"c"}, 20)
+    assert merged(known, fetched, 9) == Keys({"1": b"a", "2": b"c"}, 10), "for no longer than it was said to be valid"
     assert merged(known, fetched, 10) == fetched
+    assert merged(known, Keys({"1": b"a", "2": b"c"}, 20), 9) == Keys({"1": b"a", "2": b"c"}, 20)
+    assert merged(known, Keys({"2": b"c"}, 20), 9) == Keys({"2": b"c"}, 20), "it was given up"
 
 
 def test_keys_are_fetched_when_they_are_needed_and_seldom(tmp_path: Path) -> None:
@@ -221,6 +231,52 @@ def test_keys_are_fetched_when_they_are_needed_and_seldom(tmp_path: Path) -> Non
             wire.pass_time(LONGEST_MS / 1000)
             wire.answers[A] = (500, {})
             assert (await wire.ask(A, B, "POST", QUERY, BODY))[0] == 401, "expired, and there is no other"
+
+    asyncio.run(run())
+
+
+def test_a_clock_that_goes_back_keeps_no_server_out(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            wire.homes[B].now += 10 * LONGEST_MS
+            assert (await wire.ask(A, B, "POST", QUERY, BODY))[0] == 401, "our key looks expired"
+            wire.homes[B].now = wire.now
+            assert (await wire.ask(A, B, "POST", QUERY, BODY))[0] == 200
+
+    asyncio.run(run())
+
+
+def test_invented_origins_keep_nobody_out_and_of_nobody_is_a_body_read(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            assert (await wire.ask(A, B, "POST", QUERY, BODY))[0] == 200
+            federation = wire.homes[B].home.federation
+            assert federation is not None
+            carry, hanging = federation.transport._answer, set[str]()
+
+            async def hang(server: str, *given: Any) -> bytes:
+                if server == A:
+                    return await carry(server, *given)
+                hanging.add(server)
+                await asyncio.Event().wait()
+                raise AssertionError
+
+            federation.transport._answer = hang  # type: ignore[method-assign]
+            signers = [Signer(f"x{number}.test", "ed25519:1", SEED) for number in range(MAX_STRANGERS + 1)]
+            headers = [{"Authorization": x_matrix.header(each, B, "POST", QUERY, BODY)} for each in signers]
+            asking = [asyncio.create_task(_status(wire, each, b"{")) for each in headers]
+            await wire.until(lambda: len(hanging) == MAX_STRANGERS)
+            assert (await wire.ask(A, B, "POST", QUERY, BODY, key_id="ed25519:new"))[0] == 401
+            wire.pass_time(LONGEST_MS / 1000)
+            assert (await wire.ask(A, B, "POST", QUERY, BODY))[0] == 200, "its keys had to be fetched again"
+            assert len(hanging) == MAX_STRANGERS
+            for task in list(federation.keyring._fetching.values()):
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+            wire.answers["nobody.test"] = (404, {})
+            nobody = x_matrix.header(Signer("nobody.test", "ed25519:1", SEED), B, "POST", QUERY, BODY)
+            federation.transport._answer = carry  # type: ignore[method-assign]
+            assert await _status(wire, {"Authorization": nobody}, b"{") == 401
 
     asyncio.run(run())
 

@@ -86,11 +86,38 @@ def test_well_known_is_followed_a_few_steps_over_https(
     asyncio.run(run())
 
 
+def test_a_web_server_that_hangs_does_not_hide_the_homeserver(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, "a.test") as wire:
+            transport, asked = await _transport(wire), list[str]()
+            del transport._answer  # not over the test's wire
+            transport._timeout = 0.2
+            transport.names._services = _no_services
+
+            @asynccontextmanager
+            async def open_(method: str, url: URL, headers: Any, body: bytes) -> AsyncIterator[_Response]:
+                asked.append(str(url))
+                if url.port == 443:
+                    await asyncio.Event().wait()
+                yield _Response(200, b"{}")
+
+            transport._open = open_  # type: ignore[method-assign]
+            for _ in range(2):
+                assert await transport.plain(HOST, "/x") == b"{}"
+            assert asked == [START, *[f"https://{HOST}:8448/x"] * 2]
+
+    asyncio.run(run())
+
+
+async def _no_services(name: str) -> tuple[Target, ...]:
+    return ()
+
+
 def test_an_address_that_is_written_out_is_looked_at_before_it_is_spoken_to(tmp_path: Path) -> None:
     async def run() -> None:
         async with homes_apart(tmp_path, "a.test") as wire:
             transport = await _transport(wire)
-            for host in ("127.0.0.1", "[::1]", "169.254.169.254", "[::ffff:10.0.0.1]"):
+            for host in ("127.0.0.1", "[::1]", "169.254.169.254", "[::ffff:10.0.0.1]", "127.1", "2130706433"):
                 with pytest.raises(Refusal):
                     transport._open("GET", URL(f"https://{host}:1/"), {}, b"")
 
@@ -136,6 +163,7 @@ def test_names_lead_to_public_addresses_only_also_by_srv(tmp_path: Path) -> None
 
 
 def test_errors_of_other_servers_are_cut_and_their_wait_is_read() -> None:
+    assert module._error(_Response(400), b'{"errcode":"M_\\u001b[2JX"}').errcode == "M_[2JX"  # type: ignore[arg-type]
     said = b'{"errcode":"M_LIMIT_EXCEEDED","error":"slow\\u001b[2Jdown' + b"x" * 500 + b'","retry_after_ms":2500}'
     found = module._error(_Response(429), said)  # type: ignore[arg-type]
     assert isinstance(found, Failed)

@@ -28,12 +28,19 @@ def literal(host: str) -> Address | None:
         return None
 
 
+def is_ambiguous(host: str) -> bool:
+    """Whether something that is no address (`literal`) may still be read as one: "127.1", "2130706433"."""
+    last = host.rstrip(".").rpartition(".")[2]
+    return ":" in host or last.isdigit() or last[:2].lower() == "0x"
+
+
 def may_speak_to(address: Address, allowed: Iterable[Network] = ()) -> bool:
     """Whether this address is public, also as it is meant when an IPv6 one wraps an IPv4 one, or explicitly allowed."""
     meant = _unwrapped(address)
     if any(each.version == network.version and each in network for each in (address, meant) for network in allowed):
         return True
-    return meant.is_global and not meant.is_multicast and not meant.is_reserved
+    is_of_a_site = isinstance(meant, ipaddress.IPv6Address) and meant.is_site_local  # deprecated, and no less private
+    return meant.is_global and not (meant.is_multicast or meant.is_reserved or is_of_a_site)
 
 
 def _unwrapped(address: Address) -> Address:

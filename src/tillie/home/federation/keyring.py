@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -28,7 +29,7 @@ MAX_KEYS = 32
 LONGEST_MS = 7 * 86_400_000  # "the lesser of this value and 7 days into the future"
 REFETCH_SECONDS = 60.0  # for a key id that is not known, or that has expired
 MAX_ASKED = 10_000  # servers, whose last fetch is remembered
-MAX_FETCHES = 20  # at once: anybody can name any server as the origin of a request
+MAX_STRANGERS = 50  # asked at once: anybody can name any server as the origin of a request
 
 
 class Keys(NamedTuple):
@@ -69,11 +70,13 @@ def _key(value: object) -> bytes:
 
 
 def merged(known: Keys, fetched: Keys, now: int) -> Keys:
-    """What is believed after a fetch: a key that is still valid stays the one that its id stands for."""
+    """What is believed after a fetch: a key that is still valid stays the one that its id stands for, for as long as
+    was said when it was the one."""
     if known.valid_until_ts <= now:
         return fetched
     same = {key_id: known.keys.get(key_id, key) for key_id, key in fetched.keys.items()}
-    return Keys(same, fetched.valid_until_ts)
+    until = fetched.valid_until_ts
+    return Keys(same, until if same == fetched.keys else min(until, known.valid_until_ts))
 
 
 class Keyring:
@@ -84,7 +87,7 @@ class Keyring:
         self._transport = transport
         self._asked: dict[str, float] = {}
         self._fetching: dict[str, asyncio.Task[Keys]] = {}
-        self._places = asyncio.Semaphore(MAX_FETCHES)
+        self._places = asyncio.Semaphore(MAX_STRANGERS)
 
     async def key(self, server: str, key_id: str) -> bytes | None:
         """A server's key that is valid now, or None if it has no such key or can't be asked."""
@@ -96,29 +99,29 @@ class Keyring:
             return {self._home.signer.key_id: self._home.signer.public}
         known = self._home.db.read(lambda conn: _load(conn, server))
         if known.valid_until_ts <= self._home.now() or (key_id and key_id not in known.keys):
-            known = await self._fetch(server, known)
+            known = await self._fetch(server, known, is_stranger=bool(key_id) and not known.keys)
         return known.keys if known.valid_until_ts > self._home.now() else {}
 
-    async def _fetch(self, server: str, known: Keys) -> Keys:
+    async def _fetch(self, server: str, known: Keys, *, is_stranger: bool) -> Keys:
         if server not in self._fetching:
             now = self._home.clock()
-            if now - self._asked.get(server, float("-inf")) < REFETCH_SECONDS:
+            if 0 <= now - self._asked.get(server, float("-inf")) < REFETCH_SECONDS:
                 return known
             self._asked.pop(server, None)
             self._asked[server] = now
             if len(self._asked) > MAX_ASKED:
                 del self._asked[next(iter(self._asked))]
-            task = asyncio.create_task(self._ask(server, known))
+            task = asyncio.create_task(self._ask(server, known, self._places if is_stranger else nullcontext()))
             self._fetching[server] = task
             task.add_done_callback(lambda _: self._fetching.pop(server, None))
         return await asyncio.shield(self._fetching[server])
 
-    async def _ask(self, server: str, known: Keys) -> Keys:
+    async def _ask(self, server: str, known: Keys, place: AbstractAsyncContextManager[None]) -> Keys:
         try:
-            async with self._places:
+            async with asyncio.timeout(2 * self._home.config.federation.timeout), place:
                 answer = await self._transport.plain(server, PATH)
             found = read_keys(answer, server, self._home.now())
-        except Failed:
+        except (Failed, TimeoutError):
             return known
         except (Malformed, BadSignature) as error:
             self._home.log.event("server_keys_refused", server=server, detail=error.detail)

@@ -6,6 +6,7 @@ specification are `resolve`, top down.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
@@ -72,6 +73,7 @@ class Names:
         self._services = services
         self._clock = clock
         self._cache: dict[str, _Cached] = {}
+        self._fetching: dict[str, asyncio.Task[_Cached]] = {}
 
     async def resolve(self, server: str) -> Route:
         """The way to a server. `server` is a valid server name."""
@@ -92,15 +94,31 @@ class Names:
                 return Route(host, targets[0].port, host, targets)
         return Route(host, DEFAULT_PORT, host)
 
+    async def close(self) -> None:
+        for task in self._fetching.values():
+            task.cancel()
+        await asyncio.gather(*self._fetching.values(), return_exceptions=True)
+
     async def _delegated(self, host: str) -> str:
-        cached = self._cache.pop(host, None)
-        if cached is None or cached.until <= self._clock():
-            failures = cached.failures if cached else 0
-            cached = self._read(await self._fetch(host), failures)
-        self._cache[host] = cached
+        found = self._cache.pop(host, None)
+        if found is not None:
+            self._cache[host] = found
+        if found is None or found.until <= self._clock():
+            if host not in self._fetching:
+                task = asyncio.create_task(self._ask(host, found.failures if found else 0))
+                self._fetching[host] = task
+                task.add_done_callback(lambda _: self._fetching.pop(host, None))
+            # Whoever waits no longer leaves the answer to the next one.
+            found = await asyncio.shield(self._fetching[host])
+        return found.delegated
+
+    async def _ask(self, host: str, failures: int) -> _Cached:
+        found = self._read(await self._fetch(host), failures)
+        self._cache.pop(host, None)
+        self._cache[host] = found
         if len(self._cache) > MAX_CACHED:
             del self._cache[next(iter(self._cache))]
-        return cached.delegated
+        return found
 
     def _read(self, answer: WellKnown | None, failures: int) -> _Cached:
         now = self._clock()

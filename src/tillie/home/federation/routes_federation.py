@@ -164,15 +164,16 @@ class _Routes:
             offered = x_matrix.parse_all(request.headers.getlist("authorization"))
         except Malformed as error:
             raise _unauthorized(error.detail) from None
+        keyring = self._federation.keyring
+        known = [(each, public) for each in offered if (public := await keyring.key(each.origin, each.key_id))]
+        if not known:  # before the body: of nobody is none read
+            raise _unauthorized("a request's key is not known, or not valid any more")
         data = await body_bytes(request, max_bytes)
         content = _parse(data) if data else None
         query: bytes = request.scope["query_string"]
         uri = (request.scope["raw_path"] + (b"?" + query if query else b"")).decode("latin-1")
-        why = "a request's key is not known, or not valid any more"
-        for each in offered:
-            public = await self._federation.keyring.key(each.origin, each.key_id)
-            if public is None:
-                continue
+        why = ""
+        for each, public in known:
             try:
                 x_matrix.verify(each, public, request.method, uri, self._home.server, content)
             except (Malformed, BadSignature) as error:

@@ -70,6 +70,7 @@ class Transport:
         self.names = Names(self._well_known, self._resolver.services, home.clock)
 
     async def close(self) -> None:
+        await self.names.close()
         await self._session.close()
         await self._resolver.close()
 
@@ -126,7 +127,7 @@ class Transport:
         """GET /.well-known/matrix/server, following a few redirects to other https addresses."""
         url = f"https://{host}/.well-known/matrix/server"
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout / 2):  # so that time is left for the server itself
                 for _ in range(MAX_REDIRECTS + 1):
                     async with self._open("GET", URL(url, encoded=True), {}, b"") as response:
                         if response.status not in (301, 302, 303, 307, 308):
@@ -167,8 +168,11 @@ def _error(response: aiohttp.ClientResponse, body: bytes) -> Failed:
     wait = said.retry_after_ms / 1000 if said.retry_after_ms is not None else None
     if (header := response.headers.get("Retry-After", "")).isdecimal() and len(header) < 9:
         wait = float(header)
-    message = "".join(each for each in said.error[:200] if each.isprintable())
-    return Failed(response.status, said.errcode[:60], message, retry_after=wait)
+    return Failed(response.status, _printable(said.errcode[:60]), _printable(said.error[:200]), retry_after=wait)
+
+
+def _printable(text: str) -> str:
+    return "".join(each for each in text if each.isprintable())
 
 
 def _in_url(host: str) -> str:
@@ -197,8 +201,11 @@ class _Resolver(AbstractResolver):
                 del self._targets[next(iter(self._targets))]
 
     def check(self, host: str) -> None:
-        """Raises `Refusal` for an address that is written out and may not be spoken to."""
+        """Raises `Refusal` for an address that is written out and may not be spoken to, or that only some programs read
+        as one: it would be connected to without a look at what it means."""
         address = addresses.literal(host)
+        if address is None and addresses.is_ambiguous(host):
+            raise Refusal("this is neither a name nor an address")
         if address is not None and not addresses.may_speak_to(address, self._allowed):
             raise Refusal("this address may not be spoken to")
 
