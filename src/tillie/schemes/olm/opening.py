@@ -114,7 +114,7 @@ def _place(
     if said.fingerprint is None:
         return ()
     users = [user for user in recipients if user != peer.user]
-    known = [*(contacts.load(s, user) for user in users), senders]
+    known = [*[contacts.load(s, user) for user in users], senders]
     lists = tuple([each or DeviceList(0.0) for each in known])
     match = binding.match(said.fingerprint, lists, (peer.curve25519, own.curve25519), now)
     if match is Match.NOW:

@@ -64,7 +64,9 @@ class _Event(msgspec.Struct, forbid_unknown_fields=True):
 
 _payload = msgspec.json.Decoder(Payload)
 _event = msgspec.json.Decoder(_Event)
+_encode_event = msgspec.json.Encoder().encode
 _plain = msgspec.msgpack.Decoder(Plain)
+_encode_plain = msgspec.msgpack.Encoder().encode
 
 
 # -- out ------------------------------------------------------------------------------------------------------------
@@ -185,8 +187,8 @@ def device_keys(data: bytes, sender: Address, profile: Profile) -> DeviceKeys:
 
 def encode_plain(payload: Payload, to: Address, notes: tuple[str, ...]) -> bytes:
     state = bool(payload.state_key) or matrix.is_state_event(payload.type, {})
-    event = msgspec.json.encode({"type": payload.type, "content": payload.content})
-    return msgspec.msgpack.encode(Plain(event, state, str(to), notes))
+    event = _encode_event({"type": payload.type, "content": payload.content})
+    return _encode_plain(Plain(event, state, str(to), notes))
 
 
 def unwrap(plaintext: bytes, sender: Address) -> tuple[Envelope, tuple[str, ...]]:
