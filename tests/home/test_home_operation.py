@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import json
+import logging
 import os
 import shutil
 import signal
@@ -14,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from tillie.errors import StoreUnwritable, UsageError
 from tillie.home import door, serving
 from tillie.home.config import Config, Listen, load
 from tillie.home.database import Database
+from tillie.home.log import Log
 from tillie.home.service import load_signer, write_signing_key
 
 V3 = "/_matrix/client/v3"
@@ -72,6 +77,31 @@ def test_its_log_is_json_and_names_no_user(home: PrivateHome) -> None:
     text = home.log_file.read_text()
     for secret in (token, "secret", "alice", "LOG", PASSWORD):
         assert secret not in text
+
+
+def test_what_nobody_caught_is_in_the_log_without_what_it_said() -> None:
+    lines = BytesIO()
+
+    async def fails() -> None:
+        raise ValueError("tea at four")
+
+    async def main() -> None:
+        serving._keep_quiet(Log(lines))
+        task: Any = asyncio.create_task(fails())
+        await asyncio.wait([task])
+        del task
+        gc.collect()
+        asyncio.get_running_loop().call_exception_handler({"message": "An odd thing\ntea at four"})
+        logging.getLogger("asyncio").warning("Another one\ntea at four %s", "tea")
+
+    asyncio.run(main())
+    found = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [(each["event"], each.get("kind"), each.get("detail")) for each in found] == [
+        ("fault", "ValueError", None),
+        ("library", None, "An odd thing"),
+        ("library", None, "Another one"),
+    ]
+    assert "tea" not in lines.getvalue().decode()
 
 
 def test_it_takes_little_memory(home: PrivateHome) -> None:

@@ -16,6 +16,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 import uvloop
@@ -189,17 +190,31 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Warnings(logging.Handler):
-    """What libraries warn of, as lines of our log: the message without what was put into it."""
+    """What libraries warn of, as lines of our log: the message without what was put into it (asyncio puts that into
+    further lines of the message)."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._log.event("library", name=record.name, level=record.levelname, detail=str(record.msg)[:200])
+        self._log.event("library", name=record.name, level=record.levelname, detail=_first_line(record.msg))
+
+
+def _first_line(message: object) -> str:
+    return str(message).partition("\n")[0][:200]
 
 
 def _keep_quiet(log: Log) -> None:
+    """Whatever else is said in this process, and what nobody caught, goes to our log, too, and quotes nobody there."""
+
+    def uncaught(_: object, context: dict[str, Any]) -> None:
+        if "exception" in context:
+            log.fault(context["exception"])
+        else:
+            log.event("library", name="asyncio", level="ERROR", detail=_first_line(context["message"]))
+
+    asyncio.get_running_loop().set_exception_handler(uncaught)
     for name in ("uvicorn", "asyncio", "aiohttp"):
         logger = logging.getLogger(name)
         logger.handlers = [_Warnings(log)]
