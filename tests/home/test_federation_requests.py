@@ -15,7 +15,7 @@ from tillie.directory import statements
 from tillie.directory.matrix import DRAFT2015
 from tillie.directory.signed import verify_object
 from tillie.home.config import Rate
-from tillie.home.federation import routes_federation
+from tillie.home.federation import followed, routes_federation
 from tillie.home.federation.followed import BELIEVED_MS, FOLLOWS
 from tillie.home.federation.routes_federation import MAX_USERS
 
@@ -285,6 +285,33 @@ def test_a_home_stops_while_it_asks(tmp_path: Path) -> None:
             await wire.stop(A)
             await asyncio.gather(asked, return_exceptions=True)
             assert asked.done()
+
+    asyncio.run(run())
+
+
+def test_so_many_servers_are_told_of_one_user_and_others_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(followed, "MAX_TOLD", 2)
+
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann, bob = await wire.homes[A].device("ann", "A"), await wire.homes[B].device("bob", "B")
+            await bob.upload()
+            home = wire.homes[B].home
+            body = {"device_keys": {BOB: [], f"@nobody:{B}": []}}
+
+            async def fill(*servers: str) -> list[str]:
+                await home.db.write(lambda conn: conn.execute("DELETE FROM interested_servers"))
+                for each in servers:
+                    await home.db.write(lambda conn, each=each: followed.promise(conn, [BOB], each, home.now()))
+                return list((await wire.ask(A, B, "POST", QUERY, body))[1][FOLLOWS])
+
+            assert await fill("1.test") == [BOB]
+            assert await fill("1.test", "2.test") == []
+            assert await fill("1.test", A) == [BOB]
+            await fill("1.test", "2.test")
+            for _ in range(2):
+                assert list((await ann.query(BOB))["device_keys"][BOB]) == ["B"]
+            assert _queries(wire) == 2
 
     asyncio.run(run())
 

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from support.home_inside import NOW
 from support.homes_apart import Faults, Wire, homes_apart
 from tillie.errors import StoreUnwritable
-from tillie.home import messages
+from tillie.home import lists, messages
 from tillie.home.database import Database
-from tillie.home.federation import incoming, outgoing
+from tillie.home.federation import federation, incoming, outgoing
 from tillie.home.federation.followed import MAX_PREVIOUS
 from tillie.home.federation.incoming import MAX_EDUS, MAX_MESSAGE_ID, MAX_MESSAGES, MAX_PDUS
 from tillie.home.federation.outgoing import AFTER_FAULT_SECONDS, MAX_BYTES, MAX_RETRYING, MAX_SENDING, SPLIT_AFTER
@@ -175,14 +175,42 @@ def test_what_was_taken_in_is_remembered_for_a_week(tmp_path: Path) -> None:
 
             def step(conn: Any) -> list[bool]:
                 first = incoming.remember(conn, A, "message", "m1", 0)
-                incoming.forget_old(conn, A, incoming.REMEMBERED_MS)
+                incoming.forget_old(conn, incoming.REMEMBERED_MS)
                 again = incoming.remember(conn, A, "message", "m1", 0)
-                incoming.forget_old(conn, A, incoming.REMEMBERED_MS + 1)
+                incoming.forget_old(conn, incoming.REMEMBERED_MS + 1)
                 return [first, again, incoming.remember(conn, A, "message", "m1", 0)]
 
             assert await db.write(step) == [True, False, True]
         finally:
             await db.close()
+
+    asyncio.run(run())
+
+
+def test_what_is_old_is_forgotten_also_after_a_time_without_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(federation, "TIDY_SECONDS", 0.001)
+
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            home = wire.homes[B].home
+            assert (await _put(wire, "1", _message("m1")))[0] == 200
+            await home.db.write(lambda conn: lists.serve(conn, BOB, A, home.now() + 1))
+            write, times = home.db.write, 0
+
+            async def full(work: Any) -> Any:
+                nonlocal times
+                times += 1
+                if times < 3:
+                    raise StoreUnwritable("no room")
+                return await write(work)
+
+            home.db.write = full  # type: ignore[method-assign,assignment]
+            wire.pass_time(incoming.REMEMBERED_MS / 1000 + 1)
+            tables = ("incoming", "interested_servers")
+            count = lambda conn: [conn.execute(f"SELECT COUNT(*) FROM {each}").fetchone()[0] for each in tables]  # noqa: E731
+            await wire.until(lambda: home.db.read(count) == [0, 0])
 
     asyncio.run(run())
 

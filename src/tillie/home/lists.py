@@ -86,7 +86,7 @@ def changed(conn: Connection, user: str, devices: Sequence[str], now: int) -> Ch
     listed = of(conn, user)
     if before is None or listed is None:
         raise LookupError("a device list changed without its user")
-    servers = _interested(conn, user, now)
+    servers = interested(conn, user, now)
     for device in devices:
         sequence = max(before + 1, now)
         for server in servers:
@@ -176,6 +176,12 @@ def serve(conn: Connection, user: str, server: str, until: int) -> None:
     )
 
 
-def _interested(conn: Connection, user: str, now: int) -> frozenset[str]:
+def forget_old(conn: Connection, now: int) -> None:
+    """Forget servers that hear of nothing any more."""
+    conn.execute("DELETE FROM interested_servers WHERE until_ts <= ?", (now,))
+
+
+def interested(conn: Connection, user: str, now: int) -> frozenset[str]:
+    """The servers that hear of a local user's changes."""
     rows = conn.execute("SELECT server FROM interested_servers WHERE user_id = ? AND until_ts > ?", (user, now))
     return frozenset(server for (server,) in rows.fetchall())

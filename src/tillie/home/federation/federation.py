@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from tillie.home.federation import followed
+from tillie.errors import StoreUnwritable
+from tillie.home import lists
+from tillie.home.database import Connection
+from tillie.home.federation import followed, incoming
 from tillie.home.federation.absence import Absence
 from tillie.home.federation.incoming import Incoming
 from tillie.home.federation.keyring import Keyring
@@ -71,4 +74,13 @@ class Federation:
         while True:
             await asyncio.sleep(TIDY_SECONDS)
             now = self._home.now()
-            await self._home.db.write(lambda conn, now=now: followed.forget_old(conn, now))  # type: ignore[misc]
+            try:
+                await self._home.db.write(lambda conn, now=now: _forget_old(conn, now))  # type: ignore[misc]
+            except StoreUnwritable as error:  # it may be writable in an hour
+                self._home.log.event("unwritable", detail=error.detail)
+
+
+def _forget_old(conn: Connection, now: int) -> None:
+    followed.forget_old(conn, now)
+    incoming.forget_old(conn, now)
+    lists.forget_old(conn, now)

@@ -22,6 +22,7 @@ from tillie.wire.canonical import Object
 
 FOLLOWS = "org.tillie.follows"  # {user: {"sequence": of what is answered, "until_ts": until when changes are told}}
 TOLD_MS = 7 * 86_400_000  # how long a server that asked is told
+MAX_TOLD = 1_000  # servers, of one user: whoever comes later asks each time
 RENEW_MS = 86_400_000  # ... which is written down again at most so often
 BELIEVED_MS = 600_000  # how long a list is believed that was neither asked for again nor changed
 FORGOTTEN_MS = 30 * 86_400_000
@@ -170,17 +171,21 @@ def read_follows(value: object, user: str, now: int) -> tuple[int, int]:
 
 
 def promise(conn: Connection, users: Iterable[str], server: str, now: int) -> None:
-    """A server asks for local users' devices: it will be told. Before they are read: nothing falls between."""
+    """A server asks for local users' devices: it will be told, if not too many are told. Before they are read: nothing
+    falls between."""
     for user in users:
         if lists.sequence_of(conn, user) is not None:
-            lists.serve(conn, user, server, now + TOLD_MS)
+            told = lists.interested(conn, user, now)
+            if server in told or len(told) < MAX_TOLD:
+                lists.serve(conn, user, server, now + TOLD_MS)
 
 
-def is_promised(conn: Connection, users: Iterable[str], server: str, now: int) -> bool:
-    """Whether that was written down a short time ago for all that there are."""
+def promised(conn: Connection, users: Iterable[str], server: str, now: int) -> frozenset[str]:
+    """The users for whom that was written down a short time ago, or who are not there."""
     found = "SELECT 1 FROM interested_servers WHERE user_id = ? AND server = ? AND until_ts > ?"
-    return all(
-        conn.execute(found, (user, server, now + TOLD_MS - RENEW_MS)).fetchone()
-        or lists.sequence_of(conn, user) is None
+    return frozenset(
+        user
         for user in users
+        if conn.execute(found, (user, server, now + TOLD_MS - RENEW_MS)).fetchone()
+        or lists.sequence_of(conn, user) is None
     )

@@ -90,7 +90,6 @@ class Incoming:
                 conn.execute("ROLLBACK TO edu")
                 skipped[error.detail] += 1
             conn.execute("RELEASE edu")
-        forget_old(conn, origin, now)
         return Taken(users, skipped)
 
     def _edu(self, conn: Connection, origin: str, edu: Any, now: int) -> Taken:
@@ -158,6 +157,7 @@ def remember(conn: Connection, server: str, kind: str, id: str, now: int) -> boo
     return kept.rowcount == 1
 
 
-def forget_old(conn: Connection, server: str, now: int) -> None:
-    """Forget what a server sent long ago."""
-    conn.execute("DELETE FROM incoming WHERE server = ? AND received_ts < ?", (server, now - REMEMBERED_MS))
+def forget_old(conn: Connection, now: int) -> None:
+    """Forget what servers sent long ago."""
+    for (server,) in conn.execute("SELECT DISTINCT server FROM incoming").fetchall():
+        conn.execute("DELETE FROM incoming WHERE server = ? AND received_ts < ?", (server, now - REMEMBERED_MS))

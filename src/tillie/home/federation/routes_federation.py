@@ -89,7 +89,7 @@ class _Routes:
         peer = await self._peer(request)
         asked = _typed(peer.content, _Query)
         self._check_users(asked.device_keys)
-        await self._promise(asked.device_keys, peer.origin)
+        promised = await self._promise(asked.device_keys, peer.origin)
         found: dict[str, dict[str, msgspec.Raw]] = {}
         said: dict[str, msgspec.Raw] = {}
         follows: dict[str, Any] = {}
@@ -101,7 +101,8 @@ class _Routes:
             found[user] = {
                 device: msgspec.Raw(json) for device, json in shown.devices.items() if not devices or device in devices
             }
-            follows[user] = {"sequence": shown.sequence, "until_ts": until}
+            if user in promised:
+                follows[user] = {"sequence": shown.sequence, "until_ts": until}
             if shown.statement:
                 said[user] = msgspec.Raw(shown.statement)
         return answer({"device_keys": found, statements.MEMBER: said, FOLLOWS: follows})
@@ -140,12 +141,15 @@ class _Routes:
         if not all(map(self._home.is_local, users)):
             raise Refused(400, "M_INVALID_PARAM", "A request asks for a user of another server.")
 
-    async def _promise(self, users: Mapping[str, Any], origin: str) -> None:
-        """Write down that this server will be told of changes, before it is told how things are."""
+    async def _promise(self, users: Mapping[str, Any], origin: str) -> frozenset[str]:
+        """Write down that this server will be told of changes, before it is told how things are. Of whom it will."""
         now = self._home.now()
-        if self._home.db.read(lambda conn: followed.is_promised(conn, users, origin, now)):
-            return
+        look = lambda conn: followed.promised(conn, users, origin, now)  # noqa: E731
+        promised = self._home.db.read(look)
+        if len(promised) == len(users):
+            return promised
         await self._home.db.write(lambda conn: followed.promise(conn, users, origin, now))
+        return self._home.db.read(look)
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
