@@ -164,7 +164,17 @@ def test_a_fingerprint_may_lack_one_device_of_the_sender_that_is_new_to_us() -> 
     assert match(_list(b"a", b"b", since=NOW), mine=_list(b"x", b"y", past=((b"x",),))) is Match.WITHOUT
 
 
-def test_as_many_ways_as_are_tried() -> None:
+def test_as_many_keys_as_are_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try costs what a home made the lists long; what fits is still found."""
+    past = _list(b"a", past=((b"b", b"c"), (b"d", b"e")))
+    text = binding.fingerprint((_list(b"b", b"c"),), ())
+    for room, wanted in ((5, Match.BEFORE), (4, Match.NEVER)):
+        monkeypatch.setattr(binding, "MAX_TRIED_KEYS", room)
+        assert binding.match(text, (past,), (), NOW) is wanted
+
+
+def test_as_many_ways_as_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binding, "MAX_TRIED_KEYS", 10**6)
     keys = [number.to_bytes(2) for number in range(1, binding.MAX_TRIED + 3)]
     for new, wanted in ((binding.MAX_TRIED, Match.WITHOUT), (binding.MAX_TRIED + 1, Match.NEVER)):
         theirs = _list(b"\x00", *keys[:new], since=NOW)

@@ -11,16 +11,18 @@ be new, and a match with the sender's list without one of them is told as well. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from functools import lru_cache
 from itertools import islice, product
 
 from tillie.directory import matrix
 from tillie.model import Time
+from tillie.schemes.olm import records
 from tillie.schemes.olm.records import DeviceList
 
 MAX_TRIED = 256  # ways in which earlier lists of several users are put together; as many again without a new device
+MAX_TRIED_KEYS = 16_384  # that are hashed for that; a home may list a thousand devices, and change them each time
 MAY_BE_NEW = 3_600.0  # seconds after a device was first seen in which its owner may not have known of it
 
 
@@ -31,7 +33,7 @@ class Match(Enum):
     NEVER = "never"
 
 
-@lru_cache(256)
+@lru_cache(records.CACHED_LISTS)
 def fingerprint(lists: tuple[DeviceList, ...], more: tuple[bytes, ...]) -> str:
     """The fingerprint of what takes part: these users' devices, and the two that surely do."""
     return _of((known.keys for known in lists), more)
@@ -43,9 +45,18 @@ def match(text: str, lists: tuple[DeviceList, ...], more: tuple[bytes, ...], now
         return Match.NOW
     views = [[known.keys, *(past.keys for past in reversed(known.past))] for known in lists]
     for what, ways in ((Match.BEFORE, views), (Match.WITHOUT, [*views[:-1], _without_one(lists[-1], more, now)])):
-        if any(text == _of(each, more) for each in islice(product(*ways), MAX_TRIED)):
+        if any(text == _of(each, more) for each in _tried(ways)):
             return what
     return Match.NEVER
+
+
+def _tried(ways: list[list[tuple[bytes, ...]]]) -> Iterator[tuple[tuple[bytes, ...], ...]]:
+    room = MAX_TRIED_KEYS
+    for each in islice(product(*ways), MAX_TRIED):
+        room -= sum(map(len, each))
+        if room < 0:
+            return
+        yield each
 
 
 def _without_one(known: DeviceList, more: tuple[bytes, ...], now: Time) -> list[tuple[bytes, ...]]:
@@ -53,9 +64,8 @@ def _without_one(known: DeviceList, more: tuple[bytes, ...], now: Time) -> list[
     if not 0 <= now - known.since < MAY_BE_NEW:
         return []
     before = known.past[-1].keys if known.past else ()
-    return [
-        tuple(key for key in known.keys if key != new) for new in known.keys if new not in before and new not in more
-    ]
+    new = (key for key in known.keys if key not in before and key not in more)
+    return [tuple(key for key in known.keys if key != left_out) for left_out in islice(new, MAX_TRIED)]
 
 
 def _of(sets: Iterable[tuple[bytes, ...]], more: tuple[bytes, ...]) -> str:

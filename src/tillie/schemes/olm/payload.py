@@ -27,6 +27,7 @@ MAX_TYPE = 255  # bytes; "The type of event ... 255 bytes"
 MAX_RECIPIENTS = 64
 DUMMY = "m.dummy"
 _CACHED = 256
+_CACHED_DEVICES = 32  # of up to 64 kB each
 
 
 class Payload(msgspec.Struct, frozen=True):
@@ -175,7 +176,7 @@ def _ed25519(text: str | None) -> bytes:
     return base64.decode_unpadded(text, size=matrix.KEY)
 
 
-@lru_cache(_CACHED)
+@lru_cache(_CACHED_DEVICES)
 def device_keys(data: bytes, sender: Address, profile: Profile) -> DeviceKeys:
     """`sender_device_keys`: of a device of the sender, signed by itself (check 5). Raises a PeerError."""
     value = canonical.parse_object(data, max_bytes=matrix.MAX_DEVICE_BYTES)

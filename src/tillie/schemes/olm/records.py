@@ -36,7 +36,7 @@ from tillie.model import Address, Key, State
 VERSION = 1
 SCHEME = "olm"
 _HEAD = bytes((VERSION,))
-_CACHED = 1024
+CACHED_LISTS = 32  # device lists that are kept decoded; a home can make each a megabyte
 T = TypeVar("T")
 
 
@@ -215,7 +215,7 @@ def encode_devices(known: DeviceList) -> bytes:
     return _encode(known)
 
 
-@lru_cache(_CACHED)
+@lru_cache(CACHED_LISTS)
 def decode_devices(data: bytes) -> DeviceList:
     return _decode(_list, data, "device list")
 
