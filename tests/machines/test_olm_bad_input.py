@@ -306,6 +306,21 @@ def test_a_distrusted_device_does_not_part_the_two() -> None:
     assert text_of(bob.receive(ALICE, sent)) == "2"
 
 
+def test_whoever_writes_to_us_can_not_fill_the_store_with_lists() -> None:
+    home, alice, bob = pair()
+    crowd = [Address(f"@n{number:03d}:m.example") for number in range(contacts.MAX_STRANGERS + 1)]
+    for room in (contacts.MAX_STRANGERS, contacts.MAX_STRANGERS + 1):
+        for user in crowd[:room]:
+            bob.learn(home.answer(Fetch(user, matrix.KEYS_QUERY)))
+            home.now += 1
+        bob.receive(ALICE, alice.send(BOB, "known"))
+        bob.tick()
+        assert bob.count("devices") == contacts.MAX_STRANGERS + 2  # and Alice's, and his own
+    assert bob.look(lambda s: contacts.load(s, crowd[0])) is None
+    assert bob.look(lambda s: contacts.load(s, crowd[1])) is not None
+    assert text_of(bob.receive(ALICE, alice.send(BOB, "as before"))) == "as before"
+
+
 def test_two_devices_with_one_key_get_nothing() -> None:
     home, alice, bob = pair()
     laptop = Player(home, BOB, "LAPTOP")

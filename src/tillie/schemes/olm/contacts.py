@@ -24,6 +24,7 @@ CLAIM_MAX_AGE = 3_600.0
 RETRY = 60.0  # seconds until something that could not be had is asked for again
 MAX_PAST = 8  # earlier lists that are remembered
 MAX_GONE = 64  # devices that were on a list once
+MAX_STRANGERS = 64  # lists of users with whom we have no session: whoever writes to us chooses whom we look up
 PAST_KEPT = 7 * 86_400.0  # seconds; as long, a message may be on its way that was sealed for an earlier list
 MAX_CLAIM = matrix.MAX_DEVICES * 4_096  # bytes of an answer to a claim
 
@@ -144,6 +145,18 @@ def why_unable(device: KnownDevice, profile: Profile, now: Time) -> str:
     if profile.dated and not device.valid[0] - CLOCKS <= now < device.valid[1] + CLOCKS:
         return "its keys are expired, or not valid yet"
     return ""
+
+
+def forget_lists(s: State, account: Address) -> None:
+    """Drop what was read longest ago of users with whom there is no session. It is asked for again when it is needed."""
+    read = [Address(name.name) for name, _ in s.scan(records.key("devices"))]
+    if len(read) <= MAX_STRANGERS:
+        return
+    talking = {records.device_in(name)[0] for name, _ in s.scan(records.key("session"))} | {account}
+    strangers = [(known.tried, user) for user in read if user not in talking and (known := load(s, user)) is not None]
+    for _, user in sorted(strangers)[:-MAX_STRANGERS]:
+        s.put(records.key("devices", user), None)
+        s.put(records.key("stale", user), None)
 
 
 # -- claimed keys ---------------------------------------------------------------------------------------------------

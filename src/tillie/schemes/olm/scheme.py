@@ -362,6 +362,7 @@ class Olm:
             effects.append(self._publish())
         moments.keep_newest(s, records.key("seen"), MAX_SEEN)
         contacts.forget_claims(s, now)
+        contacts.forget_lists(s, self.account)
         repair.forget(s, now)
         return Done(None, tuple(effects))
 
