@@ -7,6 +7,8 @@ thing confirmed and do another.
 from __future__ import annotations
 
 import hashlib
+import hmac
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,10 +17,11 @@ from tillie.home.answers import Refused
 from tillie.wire import canonical
 from tillie.wire.canonical import Object
 
-MAX_SESSIONS = 5_000
 SESSION_SECONDS = 600.0
 PASSWORD = "m.login.password"
 DUMMY = "m.login.dummy"
+
+_SESSION = re.compile(r"([0-9]{1,12})\.[0-9a-f]{64}")
 
 
 class Request(NamedTuple):
@@ -34,11 +37,6 @@ class Request(NamedTuple):
         return hashlib.sha256(canonical.encode([self.user, self.method, self.path, wanted])).digest()
 
 
-class _Session(NamedTuple):
-    digest: bytes
-    until: float
-
-
 class Challenge(Refused):
     """401: authenticate, and ask again. With `errcode` and `error` if that was tried and failed."""
 
@@ -49,40 +47,38 @@ class Challenge(Refused):
 
 
 class Interactive:
-    """Sessions that are under way. They are forgotten at a restart: clients begin again."""
+    """Sessions that are under way. They are not kept, so that nobody's can be pushed out by a flood of others: a
+    session's name says until when it holds, under a MAC over that and what was asked. They are over at a restart:
+    clients begin again."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._sessions: dict[str, _Session] = {}
+        self._key = random_bytes(32)
 
     def begin(self, stage: str, asked: Request, errcode: str = "", error: str = "") -> Challenge:
         """A new session, as the error that tells of it."""
-        session, now = random_bytes(16).hex(), self._clock()
-        while self._sessions and (
-            len(self._sessions) >= MAX_SESSIONS or next(iter(self._sessions.values())).until <= now
-        ):
-            del self._sessions[next(iter(self._sessions))]
-        self._sessions[session] = _Session(asked.digest(), now + SESSION_SECONDS)
-        return Challenge(stage, session, errcode, error)
+        return Challenge(stage, self._name(asked, int(self._clock() + SESSION_SECONDS)), errcode, error)
 
     def check(self, stage: str, asked: Request) -> Object:
-        """The `auth` of a request, whose session fits and whose stage is the one there is; the session stays until
-        `end`. A stage without a session may confirm the very request it comes with. Raises `Challenge`."""
+        """The `auth` of a request, whose session fits and whose stage is the one there is. A stage without a session
+        may confirm the very request it comes with. Raises `Challenge`."""
         auth = asked.members.get("auth")
         if not isinstance(auth, dict) or not auth:
             raise self.begin(stage, asked)
         name = auth.get("session")
-        if name is not None:
-            found = self._sessions.get(name) if isinstance(name, str) else None
-            if found is None or found.until <= self._clock():
-                raise self.begin(stage, asked, "M_FORBIDDEN", "There is no such session, or it is over.")
-            # A client may ask for the flows with an empty request, and fill it in when it answers.
-            if found.digest not in (asked.digest(), asked._replace(members={}).digest()):
-                raise self.begin(stage, asked, "M_FORBIDDEN", "That session is for another request.")
+        if name is not None and not self._fits(name, asked):
+            raise self.begin(stage, asked, "M_FORBIDDEN", "That session is over, or for another request.")
         if auth.get("type") != stage:
             raise self.begin(stage, asked, "M_FORBIDDEN", "That is no stage of the flow.")
         return auth
 
-    def end(self, auth: Object) -> None:
-        """A session served its purpose."""
-        self._sessions.pop(auth.get("session") or "", None)
+    def _fits(self, name: object, asked: Request) -> bool:
+        found = _SESSION.fullmatch(name) if isinstance(name, str) else None
+        if found is None or int(found[1]) <= self._clock():
+            return False
+        # A client may ask for the flows with an empty request, and fill it in when it answers.
+        empty = asked._replace(members={})
+        return any(hmac.compare_digest(found[0], self._name(each, int(found[1]))) for each in (asked, empty))
+
+    def _name(self, asked: Request, until: int) -> str:
+        return f"{until}.{hmac.digest(self._key, until.to_bytes(8) + asked.digest(), 'sha256').hex()}"

@@ -175,14 +175,13 @@ class _Accounts:
         user = self._new_user(wanted.username) if wanted.username is not None else None
         device, name = _new_device(wanted.device_id, wanted.initial_device_display_name)
         asked = interactive.Request("", "POST", "register", body)
-        auth = self._home.interactive.check(interactive.DUMMY, asked)
+        self._home.interactive.check(interactive.DUMMY, asked)
         self._home.limit("registrations", self._home.address(request))
         if user is None:
             user = self._new_user(f"u{accounts.new_device_id().lower()}")
         hashed = await self._home.passwords.hash(_new_password(wanted.password))
         if not await self._home.db.write(lambda conn: accounts.add_user(conn, user, hashed, self._home.now())):
             raise _in_use()
-        self._home.interactive.end(auth)
         if wanted.inhibit_login:
             return answer({"user_id": user})
         return answer(await self._log_in(user, device, name))
@@ -270,7 +269,6 @@ class _Accounts:
             who.user, stage.password, address
         ):
             raise self._home.interactive.begin(interactive.PASSWORD, asked, "M_FORBIDDEN", _FORBIDDEN)
-        self._home.interactive.end(auth)
 
     async def _log_in(self, user: Address, device: str, name: str | None) -> dict[str, str]:
         now = self._home.now()
