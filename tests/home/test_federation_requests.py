@@ -18,6 +18,7 @@ from tillie.home.config import Rate
 from tillie.home.federation import followed, routes_federation
 from tillie.home.federation.followed import BELIEVED_MS, FOLLOWS
 from tillie.home.federation.routes_federation import MAX_USERS
+from tillie.home.federation.transport import Failed
 
 A, B = "a.test", "b.test"
 BASE = "/_matrix/federation/v1"
@@ -226,6 +227,43 @@ def test_what_is_kept_is_answered_beside_what_a_server_fails_to(tmp_path: Path) 
             assert list(found["device_keys"][BOB]) == ["B"]
             assert set(found["device_keys"]) == {BOB}
             assert set(found["failures"]) == {B}
+
+    asyncio.run(run())
+
+
+def test_a_query_that_fails_half_way_fails_for_whom_it_has_no_answer(tmp_path: Path) -> None:
+    """Bob's list changes while it is asked for, and when it is asked for again, nobody answers."""
+
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann, bob = await wire.homes[A].device("ann", "A"), await wire.homes[B].device("bob", "B")
+            ben = f"@ben:{B}"
+            await bob.upload()
+            await ann.query(BOB)
+            await (await wire.homes[B].device("ben", "B")).upload()
+            wire.pass_time(BELIEVED_MS / 1000)
+            transport = wire.homes[A].home.federation.transport  # type: ignore[union-attr]
+            carry = transport._answer
+            go = asyncio.Event()
+
+            async def half(server: str, method: str, uri: str, *given: Any) -> bytes:
+                answer = await carry(server, method, uri, *given)
+                if uri == QUERY and _queries(wire) == 2:
+                    await go.wait()
+                    await (await wire.homes[B].device("bob", "LATE")).upload()
+                    await wire.quiet()
+                elif uri == QUERY:
+                    raise Failed(0)
+                return answer
+
+            transport._answer = half  # type: ignore[method-assign]
+            both, only = asyncio.create_task(ann.query(BOB, ben)), asyncio.create_task(ann.query(ben))
+            await wire.until(lambda: _queries(wire) == 2)
+            go.set()
+            found = await both
+            assert (list(found["device_keys"]), list(found["failures"])) == ([ben], [B])
+            found = await only
+            assert (list(found["device_keys"]), list(found["failures"])) == ([ben], [])
 
     asyncio.run(run())
 

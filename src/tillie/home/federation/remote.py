@@ -96,7 +96,7 @@ class Remote:
             failed = answer.failed or failed
         if late:
             failed = _late()
-        return Answer(devices, said, failed)
+        return Answer(devices, said, None if all(user in devices for user in missing) else failed)
 
     def _join(self, server: str, users: Collection[str], seconds: float) -> set[asyncio.Task[Answer]]:
         """Queries for all these users: those that are under way, and one for the others."""
@@ -150,6 +150,7 @@ class Remote:
         except Failed as failed:
             for user in users:  # what was answered before is known to be old
                 devices.pop(user, None)
+                said.pop(user, None)
             return Answer(devices, said, failed)
         return Answer(devices, said)
 
