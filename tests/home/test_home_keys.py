@@ -11,11 +11,11 @@ import pytest
 
 from support.home_inside import CLIENT, DRAFT, InsideDevice, home_inside, key_bytes
 from tillie.directory import statements
-from tillie.directory.matrix import DRAFT2015, MAX_DEVICE_BYTES, V1, Profile, read_device_keys, read_device_map
+from tillie.directory.matrix import DRAFT2015, V1, Profile, read_device_keys, read_device_map
 from tillie.directory.signed import sign_object, verify_object
 from tillie.home import maps
 from tillie.home.config import Limits, Rate
-from tillie.home.keys import MAX_KEY_BYTES
+from tillie.home.keys import MAX_DEVICE_KEYS_BYTES, MAX_KEY_BYTES
 from tillie.home.routes_keys import MAX_TIMEOUT, _seconds
 from tillie.wire import canonical
 
@@ -38,7 +38,7 @@ _BAD: dict[str, tuple[Any, str]] = {
     "not signed": (lambda b: {"device_keys": {**b.device_keys(), "signatures": {}}}, "M_INVALID_SIGNATURE"),
     "changed": (lambda b: {"device_keys": {**b.device_keys(), "more": 1}}, "M_INVALID_SIGNATURE"),
     "null": (lambda b: {"device_keys": None}, "M_BAD_JSON"),
-    "too large": (lambda b: {"device_keys": _signed(b, more="x" * MAX_DEVICE_BYTES)}, "M_TOO_LARGE"),
+    "too large": (lambda b: {"device_keys": _signed(b, more="x" * MAX_DEVICE_KEYS_BYTES)}, "M_TOO_LARGE"),
     "fraction": (lambda b: {"device_keys": {**b.device_keys(), "more": 1.5}}, "M_NOT_JSON"),
     "keys are a list": (lambda b: {"one_time_keys": []}, "M_BAD_JSON"),
     "no id": (lambda b: {"one_time_keys": {"signed_curve25519": {}}}, "M_INVALID_PARAM"),
@@ -72,6 +72,18 @@ def test_a_bad_upload_is_refused_and_nothing_of_it_kept(tmp_path: Path, name: st
             assert (status, answer["errcode"]) == (400, errcode), answer
             assert await bob.must("POST", bob.upload_path, {}) == {"one_time_key_counts": {"signed_curve25519": 0}}
             assert (await bob.query(bob.user))["device_keys"] == {bob.user: {}}
+
+    asyncio.run(run())
+
+
+def test_device_keys_have_just_so_many_bytes(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with home_inside(tmp_path) as inside:
+            bob = await inside.device("bob", "B")
+            room = MAX_DEVICE_KEYS_BYTES - len(canonical.encode(_signed(bob, more="")))
+            for length, expected in ((room + 1, 400), (room, 200)):
+                body = {"device_keys": _signed(bob, more="x" * length)}
+                assert (await bob.call("POST", bob.upload_path, body))[0] == expected
 
     asyncio.run(run())
 

@@ -23,6 +23,7 @@ from tillie.home.lists import Change
 from tillie.wire import base64, canonical, matrix
 from tillie.wire.canonical import Object
 
+MAX_DEVICE_KEYS_BYTES = 8_192  # of one device, as JSON: whoever asks for a user gets up to a thousand of them
 MAX_ONE_TIME_KEYS = 500  # of one device, waiting to be claimed
 MAX_KEY_BYTES = 4_096  # of one of them, as JSON
 
@@ -82,8 +83,8 @@ def _members(body: Object, name: str) -> Object:
 def _device_keys(value: Object, who: Who, profile: Profile) -> bytes:
     stored = {name: each for name, each in value.items() if name != "unsigned"}
     json = canonical.encode(stored)
-    if len(json) > directory.MAX_DEVICE_BYTES:
-        raise Refused(400, "M_TOO_LARGE", f"Device keys have at most {directory.MAX_DEVICE_BYTES} bytes.")
+    if len(json) > MAX_DEVICE_KEYS_BYTES:
+        raise Refused(400, "M_TOO_LARGE", f"Device keys have at most {MAX_DEVICE_KEYS_BYTES} bytes.")
     try:
         found = directory.read_device_keys(stored, who.user, who.device, profile)
     except BadSignature as error:
