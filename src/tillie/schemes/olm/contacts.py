@@ -148,7 +148,7 @@ def why_unable(device: KnownDevice, profile: Profile, now: Time) -> str:
 
 
 def forget_lists(s: State, account: Address) -> None:
-    """Drop what was read longest ago of users with whom there is no session. It is asked for again when it is needed."""
+    """Drop what was read longest ago of users with whom there is no session. It is asked for again when needed."""
     read = [Address(name.name) for name, _ in s.scan(records.key("devices"))]
     if len(read) <= MAX_STRANGERS:
         return
