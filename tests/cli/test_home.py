@@ -33,9 +33,25 @@ def test_init_makes_a_configuration_that_says_what_can_be_set(
     assert "tls_certificate" in err
     assert "tillie home serve -c" in err
     found = load(tmp_path / "home" / "home.toml")
-    assert (found.server_name, found.registration, found.listen[0].port) == ("home.example", False, 8448)
+    assert (found.server_name, found.registration) == ("home.example", False)
     assert load_signer(found).server == "home.example"
     assert (tmp_path / "home" / "signing.key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "port"),
+    [
+        ("home.example", (), 8448),
+        ("home.example:9000", (), 9000),
+        ("[2001:db8::1]", (), 8448),
+        ("[2001:db8::1]:9000", (), 9000),
+        ("home.example:9000", ("--port", "443"), 443),
+        ("home.example:9000", ("--port", "0"), 0),
+    ],
+)
+def test_init_listens_where_others_will_look(tmp_path: Path, name: str, options: tuple[str, ...], port: int) -> None:
+    assert main(["home", "init", name, "--folder", str(tmp_path), *options]) == exits.OK
+    assert load(tmp_path / "home.toml").listen[0].port == port
 
 
 def test_init_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +124,12 @@ def test_what_is_not_installed_is_named(
 
 @pytest.mark.parametrize(
     ("name", "password", "why"),
-    [("alice", "another password", "is there already"), ("dave", "short", "8 to 512"), ("Dave", "x" * 8, "lower-case")],
+    [
+        ("alice", "another password", "is there already"),
+        ("dave", "short", "8 to 512"),
+        ("Dave", "x" * 8, "lower-case"),
+        ("@dave:other.example", "x" * 8, "the home of home.example"),
+    ],
 )
 def test_an_account_that_is_refused(
     config: Path, name: str, password: str, why: str, capsys: pytest.CaptureFixture[str]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tillie.home.honesty import Audit
 
 CONFIG = "home.toml"
+FEDERATION_PORT = 8448  # where other servers look if nothing tells them more
 EXTRA = ("starlette", "uvicorn", "uvloop", "httptools")
 SELF_SIGNED_DAYS = 365
 MAX_SAVED = 16 << 20  # bytes of a file with statements
@@ -82,7 +83,12 @@ def alone() -> Callable[..., Any]:
 def init(
     server_name: Annotated[str, typer.Argument(metavar="SERVER_NAME", help="What user ids end with: example.org.")],
     folder: Annotated[Path, typer.Option(metavar="FOLDER", help="Where its files go.")] = Path("."),
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Where it listens; 0: any free port.")] = 8448,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65_535, help="Where it listens; 0: any free port. If left out, the port in SERVER_NAME, or 8448."
+        ),
+    ] = None,
     self_signed: Annotated[
         bool,
         typer.Option("--self-signed", help="Make a certificate to try it out, on this machine alone, for a year."),
@@ -106,13 +112,16 @@ def init(
         if self_signed:
             certificate = _self_signed(server_name, folder)
         host = "127.0.0.1" if self_signed else "0.0.0.0"
-        config.write_text(_TOML.format(server=server_name, host=host, port=port, certificate=certificate))
+        at = _port_in(server_name) if port is None else port
+        config.write_text(_TOML.format(server=server_name, host=host, port=at, certificate=certificate))
     except OSError as error:
         raise UsageError(f"{error.filename or folder}: {error.strerror}.") from None
     show.line(f"{config} is made, and the signing key beside it.")
     if not self_signed:
         show.note(f"Next, name the certificate of {server_name} in it (tls_certificate, tls_key).")
-    show.note(f"'tillie home adduser NAME -c {config}' makes an account, 'tillie home serve -c {config}' runs it.")
+    show.note("To make an account, and to run it:")
+    for command in ("adduser NAME", "serve"):
+        show.note(f"  tillie home {command} -c {config}")
 
 
 @app.command()
@@ -142,12 +151,15 @@ def adduser(
     from tillie.wire import matrix
 
     found = _load(config)
-    user = matrix.new_user_id(name.removeprefix("@").partition(":")[0], found.server_name)
+    localpart, _, server = name.removeprefix("@").partition(":")
+    if server not in ("", found.server_name):
+        raise UsageError(f"This is the home of {found.server_name}, not of {server}.", hint="The name alone will do.")
+    user = matrix.new_user_id(localpart, found.server_name)
     if password_file is not None:
         password = unlock.first_line(password_file)
     else:
         password = unlock.ask_twice(
-            f"Password for {user}: ",
+            f"Password for {user}",
             UsageError("There is nobody to ask for a password.", hint="--password-file gives it."),
         )
     if not routes_accounts.MIN_PASSWORD <= len(password) <= routes_accounts.MAX_PASSWORD:
@@ -234,6 +246,12 @@ def _as_json(done: Audit) -> dict[str, Any]:
         "refused": list(done.refused),
         "lies": [[first.source, second.source] for first, second in done.lies],
     }
+
+
+def _port_in(server_name: str) -> int:
+    """Where others look for a server of this name."""
+    host, _, port = server_name.rpartition(":")
+    return int(port) if host and port.isdigit() else FEDERATION_PORT
 
 
 def _load(file: Path) -> Config:
