@@ -14,11 +14,13 @@ from support.homes_apart import Wire, homes_apart
 from tillie.directory import statements
 from tillie.directory.matrix import DRAFT2015
 from tillie.directory.signed import verify_object
+from tillie.home import honesty
 from tillie.home.config import Rate
 from tillie.home.federation import followed, routes_federation
 from tillie.home.federation.followed import BELIEVED_MS, FOLLOWS
 from tillie.home.federation.routes_federation import MAX_USERS
 from tillie.home.federation.transport import Failed
+from tillie.model import Address
 
 A, B = "a.test", "b.test"
 BASE = "/_matrix/federation/v1"
@@ -227,6 +229,32 @@ def test_what_is_kept_is_answered_beside_what_a_server_fails_to(tmp_path: Path) 
             assert list(found["device_keys"][BOB]) == ["B"]
             assert set(found["device_keys"]) == {BOB}
             assert set(found["failures"]) == {B}
+
+    asyncio.run(run())
+
+
+def test_nobody_waits_longer_than_she_wants_for_the_keys_that_a_server_signs_with(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with homes_apart(tmp_path, A, B) as wire:
+            ann, bob = await wire.homes[A].device("ann", "A"), await wire.homes[B].device("bob", "B")
+            await bob.upload()
+            transport = wire.homes[A].home.federation.transport  # type: ignore[union-attr]
+            carry = transport._answer
+            go = asyncio.Event()
+
+            async def keys_late(server: str, method: str, uri: str, *given: Any) -> bytes:
+                if "/key/" in uri:
+                    await go.wait()
+                return await carry(server, method, uri, *given)
+
+            transport._answer = keys_late  # type: ignore[method-assign]
+            found = await ann.must("POST", f"{CLIENT}/keys/query", {"device_keys": {BOB: []}, "timeout": 50})
+            assert (list(found["device_keys"][BOB]), found[statements.MEMBER]) == (["B"], {})
+            home = wire.homes[A].home
+            heard = home.db.read(lambda conn: honesty.audit(conn, home.signer, Address(BOB)))
+            assert heard.is_stating is None
+            go.set()
+            assert list((await ann.query(BOB))[statements.MEMBER]) == [BOB], "not of what was kept meanwhile"
 
     asyncio.run(run())
 

@@ -38,7 +38,7 @@ class Far:
     async def query(self, server: str, users: Collection[str], seconds: float) -> Answer:
         return self.answer
 
-    async def signing_keys(self, server: str) -> Mapping[str, bytes]:
+    async def signing_keys(self, server: str, seconds: float) -> Mapping[str, bytes]:
         return {KEY_ID: PUBLIC}
 
     def wake(self, server: str) -> None:

@@ -13,6 +13,7 @@ from tillie.directory.statements import Statement
 from tillie.errors import BadSignature, Malformed
 from tillie.home import honesty
 from tillie.home.database import Connection
+from tillie.home.federation import followed
 from tillie.home.federation.transport import Failed
 from tillie.home.service import Home
 from tillie.model import Address
@@ -42,7 +43,7 @@ async def query(
 ) -> Answer:
     """All devices of users of another server, as it says them, or as they are kept."""
     answer = await federation.query(server, users, seconds)
-    signing_keys = await federation.signing_keys(server) if answer.said or profile.servers_sign else {}
+    signing_keys = await federation.signing_keys(server, seconds) if answer.said or profile.servers_sign else {}
     found: dict[str, Found] = {}
     heard: dict[str, Statement | None] = {}
     for user, devices in answer.devices.items():
@@ -56,6 +57,9 @@ async def query(
         is_stated = statement is not None and is_whole and _is_on(statement, devices)
         json = canonical.encode(home.signer.sign(statement.source)) if statement is not None and is_stated else b""
         found[user] = Found(_as_json(shown), json)
+    if answer.said and not signing_keys:  # nobody knows yet what it said: ask again, and remember nothing of it
+        await home.db.write(lambda conn: followed.take_back(conn, answer.said))
+        heard = {user: each for user, each in heard.items() if user not in answer.said}
     await _remember(home, heard)
     return Answer(found, answer.failed)
 

@@ -57,9 +57,13 @@ class Federation:
         """See `Remote.claim`. Raises `transport.Failed`."""
         return await self.remote.claim(server, wanted, seconds)
 
-    async def signing_keys(self, server: str) -> Mapping[str, bytes]:
-        """The keys that a server signs with now: {"ed25519:...": 32 bytes}; none if it can't be asked."""
-        return await self.keyring.all(server)
+    async def signing_keys(self, server: str, seconds: float) -> Mapping[str, bytes]:
+        """The keys that a server signs with now: {"ed25519:...": 32 bytes}; none if it can't be asked in time."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.keyring.all(server)
+        except TimeoutError:
+            return {}
 
     def alive(self, server: str) -> None:
         """A server is heard of, which may have been away."""

@@ -137,8 +137,20 @@ def apply(conn: Connection, update: Update) -> frozenset[str]:
                 (update.sequence, changed, update.user),
             )
         else:
-            conn.execute("UPDATE remote_lists SET is_stale = 1 WHERE user_id = ?", (update.user,))
+            mark_stale(conn, update.user)
     return lists.tell(conn, update.user)
+
+
+def mark_stale(conn: Connection, user: str) -> None:
+    """A list is not believed any more: whoever wants it next asks for it."""
+    conn.execute("UPDATE remote_lists SET is_stale = 1 WHERE user_id = ?", (user,))
+
+
+def take_back(conn: Connection, users: Iterable[str]) -> None:
+    """What was kept of users is not believed, nor that their server signs no statements: nobody could look."""
+    for user in users:
+        conn.execute("DELETE FROM remote_lists WHERE user_id = ? AND is_stated = 0", (user,))
+        mark_stale(conn, user)
 
 
 def _changed(json: bytes, update: Update) -> bytes:
