@@ -390,6 +390,13 @@ def test_the_signing_key_is_its_owners_alone(tmp_path: Path) -> None:
         write_signing_key(tmp_path / "signing.key")
 
 
+def test_the_database_is_its_owners_alone(tmp_path: Path) -> None:
+    database = Database(tmp_path / "home.db")
+    found = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.glob("home.db*")}
+    assert found == {"home.db": 0o600, "home.db-wal": 0o600, "home.db-shm": 0o600}
+    asyncio.run(database.close())
+
+
 @pytest.mark.parametrize("text", ["", "ed25519 a_1", "rsa a_1 AAAA", "ed25519 a-1 " + "A" * 43, "ed25519 a_1 AAAA"])
 def test_what_is_no_signing_key_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "signing.key").write_text(text)

@@ -8,10 +8,11 @@ here.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -42,6 +43,9 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.fault = ""  # why the last commit could not be made
+        with contextlib.suppress(OSError):  # what is wrong with the file, SQLite says
+            # Hashes of passwords, and who writes to whom: its owner's alone. What SQLite puts beside it is as this is.
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:
             self._writer = _open(path)
             _migrate(self._writer)
@@ -148,7 +152,7 @@ def _migrate(conn: Connection) -> None:
     """Bring the tables to the newest version, one script at a time, each in a transaction of its own."""
     while True:
         conn.execute("BEGIN IMMEDIATE")
-        with closing(conn.cursor()) as cursor:
+        with contextlib.closing(conn.cursor()) as cursor:
             (version,) = cursor.execute("PRAGMA user_version").fetchone()
             if version > len(MIGRATIONS):
                 conn.execute("ROLLBACK")
