@@ -128,6 +128,7 @@ def test_a_wrong_password_leaves_nothing(street: Street) -> None:
     done = person.add()
     assert done.code == exits.NETWORK
     assert "did not accept the account or password" in done.err
+    assert "account password" not in done.err  # there is no account whose password could be kept
     assert not list((person.home / "tillie").iterdir())
 
 
@@ -137,6 +138,9 @@ def test_a_server_whose_certificate_is_not_trusted_gets_no_password(street: Stre
     done = person("account", "add", person.address, "--homeserver", street.home.base_url, *given)
     assert (done.code, "certificate is not to be trusted" in done.err) == (exits.NETWORK, True)
     assert "--ca-file" in done.err
+    # The same where the server's name tells where it is.
+    done = person("account", "add", person.address, *given)
+    assert (done.code, "--ca-file" in done.err) == (exits.NETWORK, True)
 
 
 def test_a_profile_is_chosen_once_for_an_account(alice: Person) -> None:
@@ -172,6 +176,13 @@ def test_an_account_that_leaves_is_logged_out(alice: Person, bob: Person) -> Non
     assert device not in bob("devices", alice.address).out
     done = bob("send", alice.address, "hello")
     assert (done.code, f"{alice.address} has no device" in done.err) == (exits.NO_RECIPIENT, True)
+
+
+def test_an_account_whose_device_was_removed_leaves_without_advice_to_come_back(alice: Person) -> None:
+    laptop = alice.again("laptop")
+    assert alice("devices", "remove", laptop.device).code == exits.OK
+    done = laptop("account", "remove", alice.address, "--yes")
+    assert (done.code, done.err) == (exits.OK, "The homeserver has removed this device already.\n")
 
 
 # -- messages -------------------------------------------------------------------------------------------------------

@@ -69,7 +69,8 @@ async def online(
     try:
         client = await connect(account, password, listening=listening, decide=decide, notice=notice or tell)
     except AuthenticationFailed as error:
-        error.hint = error.hint or "Was it changed at the server? 'tillie account password' keeps the new one."
+        if account.password():  # else she has just typed it
+            error.hint = error.hint or "Was it changed at the server? 'tillie account password' keeps the new one."
         raise
     try:
         yield client

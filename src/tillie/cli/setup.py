@@ -13,11 +13,11 @@ from tillie import client as clients
 from tillie import store as stores
 from tillie.account import Account, Settings, fill
 from tillie.cli import accounts, online, show, unlock
-from tillie.cli.accounts import Entry
+from tillie.cli.accounts import Entry, Network
 from tillie.cli.options import KeyFrom
 from tillie.cli.terminal import Lines
 from tillie.client import Client
-from tillie.errors import AuthenticationFailed, NetworkError, Rejected, StoreError
+from tillie.errors import AuthenticationFailed, NetworkError, Rejected, StoreError, TillieError
 from tillie.model import Address, Device, Key
 from tillie.trust import fingerprint
 
@@ -90,8 +90,17 @@ def leave(entry: Entry, passphrase_file: Path | None) -> None:
             if any(key.info and key.this and key.listed for key in account.keys(account.address)):
                 show.note("Its OpenPGP key stays on the account's list: other devices of yours may have it.")
     except (NetworkError, StoreError) as error:
+        if entry.network is Network.MATRIX and _is_gone(error):
+            show.note("The homeserver has removed this device already.")
+            return
         show.failure(error)
         show.note("The device stays on the account's list; 'tillie devices remove' on another one takes it off.")
+
+
+def _is_gone(error: TillieError) -> bool:
+    from tillie.networks.matrix.api import LoggedOut
+
+    return isinstance(error, LoggedOut) and not error.soft
 
 
 @contextlib.contextmanager

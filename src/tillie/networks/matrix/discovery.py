@@ -29,7 +29,8 @@ async def find(http: aiohttp.ClientSession, server: str, given: str = "") -> str
     try:
         versions = (await Api(http, base).versions()).get("versions")
     except NetworkError as error:
-        error.hint = error.hint if given else _HINT
+        if not given and "hint" not in vars(error):  # one of its own says more
+            error.hint = _HINT
         raise
     if not isinstance(versions, list) or not any(isinstance(each, str) for each in versions):
         raise Rejected("What answers there is no Matrix homeserver.", condition="M_UNRECOGNIZED", hint=_HINT)
