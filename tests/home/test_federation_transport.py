@@ -16,7 +16,7 @@ from yarl import URL
 from support.homes_apart import homes_apart
 from tillie.home.federation import transport as module
 from tillie.home.federation.names import MAX_WELL_KNOWN_BYTES, Route, Target
-from tillie.home.federation.transport import MAX_REDIRECTS, Failed, Refusal, Transport
+from tillie.home.federation.transport import MAX_REDIRECTS, MAX_TARGETS, Failed, Refusal, Transport
 
 HOST = "host.test"
 GOOD = b'{"m.server":"there.test:1"}'
@@ -82,6 +82,27 @@ def test_well_known_is_followed_a_few_steps_over_https(
             found = await transport._well_known(HOST)
             assert (found.body if found else None) == body
             assert len(asked) == requests
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("status", "limit"), [(200, "MAX_ANSWER_BYTES"), (500, "MAX_ERROR_BYTES")])
+def test_an_answer_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, limit: str) -> None:
+    monkeypatch.setattr(module, limit, 20)
+
+    async def run() -> None:
+        async with homes_apart(tmp_path, "a.test") as wire:
+            transport = await _transport(wire)
+            del transport._answer  # not over the test's wire
+            url = f"https://{HOST}:1/x"
+            found = []
+            for size in (20, 21):
+                transport._open = _answers({url: _Response(status, b" " * size)}, [])  # type: ignore[method-assign]
+                try:
+                    found.append((200, len(await transport.plain(f"{HOST}:1", "/x"))))
+                except Failed as failed:
+                    found.append((failed.status, failed.errcode))  # type: ignore[arg-type]
+            assert found == [(200, 20) if status == 200 else (500, "M_UNKNOWN"), (502, "M_TOO_LARGE")]
 
     asyncio.run(run())
 
@@ -155,6 +176,9 @@ def test_names_lead_to_public_addresses_only_also_by_srv(tmp_path: Path) -> None
             resolver.direct(Route("srv.test", 5, "srv.test", targets))
             found = [(each["host"], each["port"]) for each in await resolver.resolve("srv.test", 5)]
             assert found == [("1.1.1.1", 6), ("8.8.8.8", 8)]
+            many = tuple(Target("one.test", port) for port in range(1, MAX_TARGETS + 3))
+            resolver.direct(Route("srv.test", 5, "srv.test", many))
+            assert len(await resolver.resolve("srv.test", 5)) == MAX_TARGETS
             resolver.direct(Route("srv.test", 5, "srv.test"))
             with pytest.raises(Refusal):
                 await resolver.resolve("srv.test", 5)
