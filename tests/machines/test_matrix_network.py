@@ -93,7 +93,7 @@ def test_an_error_is_one_of_ours_and_shows_no_token(status: int, body: bytes, er
 
 @pytest.mark.parametrize(
     ("headers", "body", "seconds"),
-    [({"Retry-After": "0"}, b"{}", 0), ({}, b'{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":10}', 1)],
+    [({"Retry-After": "0"}, b"{}", 1), ({}, b'{"errcode":"M_LIMIT_EXCEEDED","retry_after_ms":10}', 1)],
 )
 def test_a_homeserver_that_asks_us_to_wait_is_waited_for(headers: dict[str, str], body: bytes, seconds: int) -> None:
     async def scenario(server: Answering, client: Api, told: list[str]) -> None:
@@ -116,6 +116,16 @@ def test_nobody_is_waited_for_without_end() -> None:
         assert told == []
 
     run(scenario, longest_wait=0.05)
+
+
+def test_a_homeserver_that_says_again_and_again_that_we_need_not_wait_is_given_up() -> None:
+    async def scenario(server: Answering, client: Api, told: list[str]) -> None:
+        server.says(429, b"{}", {"Retry-After": "0"})
+        with pytest.raises(Refusal):
+            await client.whoami()
+        assert (len(server.asked), len(told)) == (4, 1)
+
+    run(scenario, longest_wait=3 * api.SHORTEST_WAIT + 0.01)
 
 
 def test_an_answer_is_read_up_to_its_limit() -> None:

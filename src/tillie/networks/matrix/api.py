@@ -33,6 +33,7 @@ MAX_DEVICE_MAP = 16 << 20  # of a user with very many devices
 MAX_SYNC = 32 << 20  # a hundred messages of 64 KiB, written in any way JSON allows
 LONGEST_WAIT = 30.0  # seconds that we wait in one request because the homeserver asked for it
 DEFAULT_WAIT = 1.0  # ... where it does not say how long
+SHORTEST_WAIT = 0.2  # ... where it says that we need not: else it could have us ask again and again, without end
 MAX_SHOWN = 200  # characters of a homeserver's own words
 PASSWORD = "m.login.password"
 
@@ -205,9 +206,10 @@ class Api:
         while True:
             status, headers, data = await self._request(method, target, body, with_token, max_bytes, seconds)
             if status == 429:
-                pause = _pause(headers, data)
+                pause = max(SHORTEST_WAIT, _pause(headers, data))
                 if waited + pause <= self._longest_wait:
-                    self._told(f"the homeserver asks us to wait {math.ceil(pause)} s")
+                    if not waited:
+                        self._told(f"the homeserver asks us to wait {math.ceil(pause)} s")
                     waited += pause
                     await asyncio.sleep(pause)
                     continue
