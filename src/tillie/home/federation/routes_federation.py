@@ -94,10 +94,11 @@ class _Routes:
         said: dict[str, msgspec.Raw] = {}
         follows: dict[str, Any] = {}
         until = self._home.now() + followed.TOLD_MS - followed.RENEW_MS
-        for user, devices in asked.device_keys.items():
+        for user, named in asked.device_keys.items():
             shown = self._home.maps.for_server(user)
             if shown is None:
                 continue
+            devices = frozenset(named or ())
             found[user] = {
                 device: msgspec.Raw(json) for device, json in shown.devices.items() if not devices or device in devices
             }
