@@ -1,5 +1,5 @@
-"""A thousand claims at once while keys are uploaded, and the home is killed half-way: no key is handed out twice, no
-acknowledged upload is lost, no claim is answered without a key while one remains."""
+"""A thousand claims at once while keys are uploaded, and the home is killed half-way, again and again: no key is handed
+out twice, no acknowledged upload is lost, no claim is answered without a key while one remains."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from tillie.wire import base64
 __all__ = ["certificates"]
 
 CLAIMS = 1_000
+KILLED_AT = (125, 250, 375, 500, 625, 750, 875)  # keys given
 VICTIMS = 4
-STOCK = 350  # keys of each victim from the start: more than all claims together
+STOCK = 370  # keys of each victim from the start: more than all claims together, answered or not
 UPLOADED = 5  # keys in each upload that races
 CONNECTIONS = 64
 UNLIMITED = "{ per_second = 1e6, burst = 1_000_000 }"
@@ -41,7 +42,8 @@ class Race:
         self.unknown = 0  # claims that nobody knows the outcome of
         self.seeds = {victim.user: random_bytes(32) for victim in victims}
         self.numbers = dict.fromkeys(self.seeds, 0)
-        self.half = asyncio.Event()
+        self.is_killed_at = 0  # keys given
+        self.is_time = asyncio.Event()
 
     async def run(self, claims: int) -> None:
         """So many claims at once, while every victim uploads as fast as it can."""
@@ -68,8 +70,8 @@ class Race:
             self.given += [each["key"] for each in device.values()]
         else:
             self.empty += 1
-        if len(self.given) == CLAIMS // 2:
-            self.half.set()
+        if len(self.given) == self.is_killed_at:
+            self.is_time.set()
 
     async def upload_on(self, session: aiohttp.ClientSession, victim: Login) -> None:
         try:
@@ -99,9 +101,11 @@ class Race:
             assert answer.status == 200, await answer.text()
             return await answer.json()
 
-    async def run_and_kill(self) -> None:
-        running = asyncio.create_task(self.run(CLAIMS))
-        await self.half.wait()
+    async def run_and_kill(self, at: int) -> None:
+        """All claims that are left, until so many keys are given."""
+        self.is_killed_at, self.is_time = at, asyncio.Event()
+        running = asyncio.create_task(self.run(CLAIMS - len(self.given)))
+        await self.is_time.wait()
         self.home.stop(kill=True)
         await running
 
@@ -135,12 +139,14 @@ def test_a_home_that_is_killed_among_a_thousand_claims_hands_no_key_out_twice_an
     with PrivateHome(certificates, limits=LIMITS) as home:
         race = Race(home, person(home, "claimant"), [person(home, f"victim{n}") for n in range(VICTIMS)])
         asyncio.run(stocked(race))
-        asyncio.run(race.run_and_kill())
-        assert race.unknown, "the home was killed too late"
-        home.start()
-        home.wait()
+        for at in KILLED_AT:
+            before = race.unknown
+            asyncio.run(race.run_and_kill(at))
+            assert race.unknown > before, "the home was killed too late"
+            home.start()
+            home.wait()
         lost = race.unknown
-        asyncio.run(race.run(lost))
+        asyncio.run(race.run(CLAIMS - len(race.given)))
 
         assert race.unknown == lost
         assert race.empty == 0
