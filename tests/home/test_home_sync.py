@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from support.home_inside import CLIENT, home_inside
-from tillie.home.messages import MAX_CONTENT_BYTES, MAX_EDU_BYTES, MAX_MESSAGES, MAX_PLACES, edus
-from tillie.home.routes_messages import Position
+from tillie.home.messages import MAX_CONTENT_BYTES, MAX_EDU_BYTES, MAX_MESSAGES, MAX_PLACES, REMEMBERED, edus
+from tillie.home.routes_messages import PRUNE_EVERY, Position
 
 
 def test_messages_come_in_order_and_again_until_they_are_acknowledged(tmp_path: Path) -> None:
@@ -64,6 +64,20 @@ def test_a_transaction_is_taken_once_also_after_a_restart(tmp_path: Path) -> Non
             assert await ann.send("t", {bob.user: {"B": {"n": 2}}}) == (200, {})
             assert await ann.send("t", {bob.user: {"B": {"n": 3}}}, "m.other") == (200, {})
             assert [each["content"]["n"] for each in (await bob.sync())["to_device"]["events"]] == [1, 3]
+
+    asyncio.run(run())
+
+
+def test_a_transaction_is_forgotten_after_a_day(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with home_inside(tmp_path) as inside:
+            bob = await inside.device("bob", "B")
+            known = "SELECT path FROM requests ORDER BY created_ts"
+            for wait, left in ((0, "1"), (REMEMBERED, "12"), (PRUNE_EVERY - 1, "123"), (1, "234")):
+                inside.now += wait / 1000
+                await bob.send(left[-1], {bob.user: {"B": {}}})
+                rows = inside.home.db.read(lambda conn: conn.execute(known).fetchall())
+                assert [path[-1] for (path,) in rows] == list(left)
 
     asyncio.run(run())
 

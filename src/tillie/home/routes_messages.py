@@ -26,7 +26,7 @@ MAX_SEND_BYTES = 4 << 20  # one request, for all devices
 MAX_TYPE_BYTES = 255
 MAX_TRANSACTION_ID = 255  # characters
 MAX_WAIT = 120.0  # seconds that a sync is held, whatever the client asks for
-PRUNE_EVERY = 1_000  # requests
+PRUNE_EVERY = 3_600_000  # milliseconds: all requests of a day are looked through then
 MAX_CHANGES = 100_000  # users in an answer to keys/changes
 
 _TOKEN = re.compile(r"m(0|[1-9][0-9]{0,17})_n(0|[1-9][0-9]{0,17})")
@@ -62,7 +62,7 @@ class Position(NamedTuple):
 class _Messages:
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._until_prune = 0
+        self._pruned = 0
 
     # -- in ---------------------------------------------------------------------------------------------------------
 
@@ -102,9 +102,8 @@ class _Messages:
         return local, remote
 
     async def _prune(self, now: int) -> None:
-        self._until_prune -= 1
-        if self._until_prune < 0:
-            self._until_prune = PRUNE_EVERY
+        if abs(now - self._pruned) >= PRUNE_EVERY:
+            self._pruned = now
             await self._home.db.write(lambda conn: messages.forget_requests(conn, now))
 
     # -- out --------------------------------------------------------------------------------------------------------
