@@ -94,6 +94,7 @@ ODD_KEY = base64.encode_unpadded(bytes(range(1, 33)))
         (_set("fingerprint", ODD_KEY), Kind.REFUSED),
         (_set("org.tillie.to", [MALLORY]), Kind.REFUSED),
         (_set("org.tillie.to", []), Kind.MALFORMED),
+        (_set("org.tillie.to", [BOB] * payload.MAX_RECIPIENTS), Kind.OPENED),
         (_set("org.tillie.to", [BOB] * (payload.MAX_RECIPIENTS + 1)), Kind.MALFORMED),
         (_set("org.tillie.to", ["nobody"]), Kind.MALFORMED),
         (_set("sender_device_keys", None), Kind.MALFORMED),

@@ -97,6 +97,15 @@ def test_counts_up_to_a_size_are_read(more: int, notices: int) -> None:
     assert len(bob.notices) == notices
 
 
+def test_an_event_is_for_as_many_people_as_others_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payload, "MAX_RECIPIENTS", 2)
+    home, alice, bob = pair()
+    carol, dora = (Player(home, Address(f"@{name}:c.example"), "C").user for name in ("carol", "dora"))
+    assert text_of(bob.receive(ALICE, alice.send(BOB, "1", also=(carol, BOB)))) == "1"
+    with pytest.raises(UsageError, match="3 people"):
+        alice.send(BOB, "2", also=(carol, dora))
+
+
 def test_the_longest_type_of_an_event() -> None:
     _, alice, bob = pair()
     assert bob.receive(ALICE, alice.send_event(BOB, {"type": "x" * payload.MAX_TYPE, "content": {}})).content

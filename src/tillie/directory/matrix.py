@@ -70,10 +70,6 @@ class DeviceKeys(NamedTuple):
     def is_able(self) -> bool:
         return bool(self.curve25519) and OLM in self.algorithms
 
-    @property
-    def as_device(self) -> Device:
-        return device_of(self.user, self.device, self.ed25519)
-
 
 class OneTimeKey(NamedTuple):
     """A published Curve25519 key (32 bytes) that begins one session, or, as a fallback, several."""

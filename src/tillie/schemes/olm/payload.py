@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -24,7 +25,7 @@ from tillie.wire import matrix as names
 
 MAX_EVENT = 45_000  # bytes of type and content: sealed and in Base64, below the 65,536 that servers take
 MAX_TYPE = 255  # bytes; "The type of event ... 255 bytes"
-MAX_RECIPIENTS = 64
+MAX_RECIPIENTS = 16  # whoever writes to us makes us look up the devices of each
 DUMMY = "m.dummy"
 _CACHED = 256
 _CACHED_DEVICES = 32  # of up to 64 kB each
@@ -93,6 +94,14 @@ def wrap(content: Content) -> bytes:
     if len(data) > MAX_EVENT:
         raise TooLarge(f"The event has {len(data)} bytes; {MAX_EVENT} is the most.")
     return data
+
+
+def check_recipients(recipients: Iterable[Address]) -> tuple[Address, ...]:
+    """Whom an event is written to, each once. Raises `UsageError` for more than others read."""
+    each = tuple(dict.fromkeys(recipients))
+    if len(each) > MAX_RECIPIENTS:
+        raise UsageError(f"It is for {len(each)} people; {MAX_RECIPIENTS} is the most.")
+    return each
 
 
 @lru_cache(_CACHED)

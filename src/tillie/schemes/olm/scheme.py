@@ -170,7 +170,7 @@ class Olm:
     def seal(self, s: State, plaintext: bytes, to: Target, now: Time) -> Done[Sealed]:
         """Encrypt for the devices of `to`, all of them trusted. One that fails is reported and costs no other."""
         mine = self._mine(s)
-        recipients = tuple(dict.fromkeys(to.recipients))
+        recipients = payload.check_recipients(to.recipients)
         lists, common = self._common(s, mine, recipients)
         messages: dict[str, dict[str, msgspec.Raw]] = {}
         report = []
