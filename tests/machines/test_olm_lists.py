@@ -87,6 +87,18 @@ def test_a_device_that_only_the_sender_of_a_first_message_saw_is_refused(user: A
     assert bob.receive(ALICE, sent).kind is Kind.REFUSED
 
 
+def test_a_list_that_can_not_be_had_is_named_and_the_next_message_opens() -> None:
+    home, alice, bob = pair()
+    Player(home, ALICE, "TABLET")
+    first = alice.send(BOB, "1")
+    home.broken.add(ALICE)
+    got = bob.receive(ALICE, first)
+    assert (got.kind, "@alice:a.example can't be had (M_UNKNOWN)" in got.error) == (Kind.REFUSED, True)
+    home.broken.clear()
+    home.now += contacts.JUST_READ
+    assert text_of(bob.receive(ALICE, alice.send(BOB, "2"))) == "2"
+
+
 def test_whoever_writes_to_us_can_not_fill_the_store_with_lists() -> None:
     home, alice, bob = pair()
     crowd = [Address(f"@n{number:03d}:m.example") for number in range(contacts.MAX_STRANGERS + 1)]

@@ -123,9 +123,12 @@ def _place(
         return ("It was sealed for an earlier list of devices.",)
     if match is Match.WITHOUT:
         return ("Its sender did not know of a device on their own list, which is new, or hidden from them.",)
-    looked_up = zip((*users, peer.user), known, strict=True)
+    looked_up = tuple(zip((*users, peer.user), known, strict=True))
     old = (user for user, each in looked_up if not contacts.is_just_read(s, user, each, now))
     asks = tuple(Fetch(user, matrix.KEYS_QUERY) for user in old)
     if asks:
         return Need(asks)
+    for user, each in looked_up:
+        if each is not None and each.error:
+            raise Refused(f"which devices take part can't be checked: the list of {user} can't be had ({each.error})")
     raise Refused("its sender sees other devices in this conversation than we do")
