@@ -1,8 +1,8 @@
 """Olm messages (Matrix specification 1.19, "End-to-End Encryption") between two devices that have a session.
 
 The floor: in one transaction of a store in memory, load the session, one call of vodozemac, save the session, and the
-JSON that is built or parsed. vodozemac is native and used as it is: what is left over is ours. Ours loads a session once, and then keeps what it
-saved beside what is stored.
+JSON that is built or parsed. vodozemac is native and used as it is: what is left over is ours. Ours loads a session
+once, and then keeps what it saved beside what is stored.
 """
 
 from __future__ import annotations
