@@ -21,6 +21,7 @@ from tillie.home.federation.outgoing import (
     MAX_EDUS,
     MAX_RETRYING,
     MAX_SENDING,
+    MAX_STRANGERS,
     SPLIT_AFTER,
 )
 
@@ -149,6 +150,23 @@ def test_after_a_fault_of_ours_a_server_is_tried_soon_when_heard_of(
     asyncio.run(run())
 
 
+def test_so_many_servers_are_known_to_have_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outgoing, "MAX_ANSWERED", 2)
+
+    async def run() -> None:
+        async with homes_apart(tmp_path, A) as wire:
+            queue = wire.homes[A].home.federation.outgoing  # type: ignore[union-attr]
+            for each in ("1.test", "2.test", "1.test", "3.test"):
+                queue.alive(each)
+            assert [queue._place(each, 0) is queue._places for each in ("1.test", "2.test", "3.test")] == [
+                True,
+                False,
+                True,
+            ]
+
+    asyncio.run(run())
+
+
 async def _steps(tmp_path: Path, work: Any) -> Any:
     db = Database(tmp_path / "home.db")
     try:
@@ -244,10 +262,13 @@ def test_what_is_nested_as_deep_as_a_request_may_be_arrives_and_holds_nothing_up
     asyncio.run(run())
 
 
-def test_servers_that_are_gone_take_no_place_of_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("failures", "most"), [(0, MAX_STRANGERS), (1, MAX_RETRYING)])
+def test_servers_that_hang_take_no_place_of_others(tmp_path: Path, failures: int, most: int) -> None:
     async def run() -> None:
         async with homes_apart(tmp_path, A, B) as wire:
             bob, home = await wire.homes[B].device("bob", "B"), wire.homes[A].home
+            await _queue(wire, "m0")
+            await wire.quiet()
             assert home.federation is not None
             carry, hanging = home.federation.transport._answer, set[str]()
 
@@ -262,11 +283,12 @@ def test_servers_that_are_gone_take_no_place_of_others(tmp_path: Path) -> None:
             gone = [f"gone{number}.test" for number in range(MAX_SENDING + 1)]
             await home.db.write(lambda conn: [outgoing.enqueue(conn, each, message(), home.now()) for each in gone])
             for each in gone:
-                home.federation.outgoing._begin(each, failures=1)
-            await wire.until(lambda: len(hanging) == MAX_RETRYING)
+                home.federation.outgoing._begin(each, failures)
+            await wire.until(lambda: len(hanging) == most)
             await _queue(wire, "m1")
             await wire.quiet()
-            assert await received(bob) == ["m1"]
+            assert await received(bob) == ["m0", "m1"]
+            assert len(hanging) == most
             for task in home.federation.outgoing._sending.values():
                 task.cancel()
 

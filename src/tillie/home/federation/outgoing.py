@@ -29,8 +29,12 @@ MAX_WAITING = 50_000  # EDUs for one server; then the oldest go
 SEND_SECONDS = 60.0  # the other server may have much to do
 AFTER_FAULT_SECONDS = 60.0  # a disk that was full may have room again
 STOP_SECONDS = 5.0  # for what is under way when the home stops
-MAX_SENDING = 50  # servers at once
-MAX_RETRYING = 20  # ... of those that failed the last time: however many are gone, they take no other's place
+# Servers at once: those that answered before; those that failed the last time; those never heard of, whose names
+# anybody with an account may have made up. However many hang or are gone, they take no place of the first.
+MAX_SENDING = 50
+MAX_RETRYING = 20
+MAX_STRANGERS = 20
+MAX_ANSWERED = 10_000  # servers that are known to have answered
 SPLIT_AFTER = 10  # answers of 500 to one transaction, before its EDUs go one by one
 _RETRIED = (401, 404, 408, 429)  # may be another tomorrow: its keys, its proxy, its rate limits
 _DAY_MS = 86_400_000
@@ -179,8 +183,10 @@ class Outgoing:
         self._away: dict[str, _Away] = {}
         self._refused: dict[str, int] = {}  # how often a server answered 500 to what is under way to it
         self._single: dict[str, int] = {}  # how many EDUs still go one by one
+        self._answered: dict[str, None] = {}  # the one heard of longest ago comes first
         self._places = asyncio.Semaphore(MAX_SENDING)
         self._places_to_retry = asyncio.Semaphore(MAX_RETRYING)
+        self._places_of_strangers = asyncio.Semaphore(MAX_STRANGERS)
         self._is_stopping = False
 
     def start(self) -> None:
@@ -210,7 +216,11 @@ class Outgoing:
                 self._begin(server, 0)
 
     def alive(self, server: str) -> None:
-        """A server that failed is heard of: it gets its next chance soon."""
+        """A server is heard of: if it failed, it gets its next chance soon."""
+        self._answered.pop(server, None)
+        self._answered[server] = None
+        if len(self._answered) > MAX_ANSWERED:
+            del self._answered[next(iter(self._answered))]
         away = self._away.get(server)
         if away is not None and away.failures > 1:
             self._try_in(server, 1, self._jittered(self._config.first_retry))
@@ -239,7 +249,7 @@ class Outgoing:
 
     async def _deliver(self, server: str, failures: int) -> None:
         """One transaction after the other, until nothing waits or the server fails."""
-        async with self._places_to_retry if failures else self._places:
+        async with self._place(server, failures):
             while not self._is_stopping:
                 transaction = await self._take(server)
                 if transaction is None:
@@ -252,6 +262,11 @@ class Outgoing:
                     failures += 1
                     await self._wait(server, failures, failed)
                     return
+
+    def _place(self, server: str, failures: int) -> asyncio.Semaphore:
+        if failures:
+            return self._places_to_retry
+        return self._places if server in self._answered else self._places_of_strangers
 
     async def _take(self, server: str) -> Transaction | None:
         now = self._home.now()
@@ -275,6 +290,7 @@ class Outgoing:
 
         await self._home.db.write(step)
         self._absence.heard(server)
+        self.alive(server)
         self._refused.pop(server, None)
         self._count_single(server)
 
