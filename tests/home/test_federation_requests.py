@@ -248,7 +248,7 @@ def test_nobody_waits_longer_than_she_wants_for_the_keys_that_a_server_signs_wit
                 return await carry(server, method, uri, *given)
 
             transport._answer = keys_late  # type: ignore[method-assign]
-            found = await ann.must("POST", f"{CLIENT}/keys/query", {"device_keys": {BOB: []}, "timeout": 50})
+            found = await ann.must("POST", f"{CLIENT}/keys/query", {"device_keys": {BOB: []}, "timeout": 1_000})
             assert (list(found["device_keys"][BOB]), found[statements.MEMBER]) == (["B"], {})
             home = wire.homes[A].home
             heard = home.db.read(lambda conn: honesty.audit(conn, home.signer, Address(BOB)))

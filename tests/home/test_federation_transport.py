@@ -112,7 +112,7 @@ def test_a_web_server_that_hangs_does_not_hide_the_homeserver(tmp_path: Path) ->
         async with homes_apart(tmp_path, "a.test") as wire:
             transport, asked = await _transport(wire), list[str]()
             del transport._answer  # not over the test's wire
-            transport._timeout = 0.2
+            transport._timeout = 1.0
             transport.names._services = _no_services
 
             @asynccontextmanager
