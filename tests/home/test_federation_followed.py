@@ -11,6 +11,8 @@ import msgspec
 import pytest
 
 from support.homes_apart import homes_apart
+from tillie.directory import statements
+from tillie.directory.matrix import MAX_DEVICE_BYTES
 from tillie.errors import Malformed
 from tillie.home.database import Database
 from tillie.home.federation import followed
@@ -107,6 +109,25 @@ def test_a_list_is_believed_for_a_time_kept_for_another_and_then_forgotten(tmp_p
             assert conn.execute("SELECT COUNT(*) FROM remote_lists").fetchone() == (count,)
 
     _on_database(tmp_path, work)
+
+
+def _sized(size: int) -> dict[str, Any]:
+    return {**KEYS, "more": "x" * (size - len(canonical.encode({**KEYS, "more": ""})))}
+
+
+def _deep(levels: int) -> dict[str, Any]:
+    return {**KEYS, "more": _deep(levels - 1)} if levels > 1 else dict(KEYS, keys=0)
+
+
+def test_devices_are_passed_on_up_to_a_size_and_as_deep_as_a_statement_can_be_on() -> None:
+    for good, bad in [
+        (_sized(MAX_DEVICE_BYTES), _sized(MAX_DEVICE_BYTES + 1)),
+        (_deep(canonical.MAX_DEPTH - 1), _deep(canonical.MAX_DEPTH)),
+    ]:
+        assert followed.sound(good, BOB, "X") == good
+        assert statements.map_hash({"X": followed.sound(good, BOB, "X")})
+        with pytest.raises(Malformed):
+            followed.sound(bad, BOB, "X")
 
 
 MOST = canonical.MAX_INTEGER
