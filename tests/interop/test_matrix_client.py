@@ -20,7 +20,7 @@ from tillie.directory.matrix import DRAFT2015
 from tillie.errors import AuthenticationFailed, Rejected, StoreMismatch, Unreachable, UsageError
 from tillie.model import Address, Done, Send, State
 from tillie.networks.matrix import records
-from tillie.networks.matrix.api import Api, open_session
+from tillie.networks.matrix.api import Api, LoggedOut, open_session
 from tillie.networks.matrix.connection import MatrixConnection
 from tillie.store import MemoryStore
 
@@ -158,12 +158,52 @@ def test_a_soft_logout_is_answered_with_the_password(server: Homeserver) -> None
     async def scenario(alice: Tenant, bob: Tenant) -> None:
         connection, device = connection_of(alice), alice.device
         old = connection._api.token
-        await connection._log_in_again(old)
-        assert connection._api.token != old
-        await connection._log_in_again(old)  # a second request that heard of it
+        soft = LoggedOut("", soft=True)
+        assert await connection._log_in_again(old, soft)
+        new = connection._api.token
+        assert new != old
+        assert await connection._log_in_again(old, soft)  # a second request that heard of it
+        assert connection._api.token == new
         await alice.say(bob.address, "still here")
         assert await bob.reads() == "still here"
         assert alice.device == device
+
+    run(server, scenario)
+
+
+def test_a_soft_logout_in_the_middle_of_a_send_holds_nothing_up(
+    home: PrivateHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(alice: Tenant, bob: Tenant) -> None:
+        api = connection_of(alice)._api
+        old, send = api.token, api.send_to_device
+
+        async def refuse(type: str, transaction: str, body: bytes) -> None:
+            if api.token == old:
+                raise LoggedOut("", soft=True)
+            await send(type, transaction, body)
+
+        monkeypatch.setattr(api, "send_to_device", refuse)
+        async with asyncio.timeout(SECONDS):
+            assert (await alice.say(bob.address, "all the same")).arrived
+        assert await bob.reads() == "all the same"
+
+    run(home, scenario)
+
+
+def test_a_login_of_another_process_is_shared(server: Homeserver) -> None:
+    """It makes the token of the first one worthless."""
+
+    async def scenario(alice: Tenant, bob: Tenant) -> None:
+        device = bob.device
+        bob.account.log_in_anew()
+        async with quiet(bob) as other:
+            assert other.device().label == device
+            await alice.say(bob.address, "to both")
+            assert await bob.reads() == "to both"
+            await bob.say(alice.address, "by the first")
+            assert await alice.reads() == "by the first"
+        assert bob.notices == []
 
     run(server, scenario)
 

@@ -14,7 +14,7 @@ from tillie.model import Done, Notice, State
 from tillie.networks import USUAL, Options
 from tillie.networks.matrix import login as logins
 from tillie.networks.matrix import records
-from tillie.networks.matrix.api import Api, Refusal, open_session
+from tillie.networks.matrix.api import Api, LoggedOut, Refusal, open_session
 from tillie.networks.matrix.listening import FIRST_PAUSE, LONGEST_PAUSE, Listener
 from tillie.networks.matrix.login import Login
 from tillie.networks.matrix.network import MatrixNetwork
@@ -105,11 +105,19 @@ class MatrixConnection:
 
     # -- going on -----------------------------------------------------------------------------------------------------
 
-    async def _log_in_again(self, token: str) -> None:
-        """The homeserver wants us to log in to our device again; once for all requests that hear of it."""
+    async def _log_in_again(self, token: str, why: LoggedOut) -> bool:
+        """A token is not good any more: take the one of another process of this account that has logged in since, or
+        log in to our device again where the homeserver wants that; once for all requests that hear of it."""
         async with self._renewing:
-            if self._api.token == token:
+            if self._api.token != token:
+                return True
+            kept = logins.stored(self.engine.store)
+            if kept.token not in ("", token):
+                self._api.base, self._api.token = kept.base, kept.token
+                return True
+            if why.soft:
                 await logins.log_in(self._login, self.engine, self._api, self.network.device)
+            return why.soft
 
     async def _keep(self) -> None:
         """What is due now and then; and when the homeserver was away, another try at what waits to go out."""

@@ -9,12 +9,13 @@ import aiohttp
 from tillie.crypto.random import random_bytes
 from tillie.directory.matrix import V1, Profile
 from tillie.engine import Engine
-from tillie.errors import AuthenticationFailed, PasswordNeeded, StoreMismatch
-from tillie.model import Address, Done, State
+from tillie.errors import AuthenticationFailed, NoProgress, PasswordNeeded, StoreMismatch
+from tillie.model import Address, Done, Need, State
 from tillie.networks.matrix import answers, discovery, records
 from tillie.networks.matrix.api import Api, LoggedOut, Refusal
 from tillie.networks.matrix.records import Kept
-from tillie.schemes.olm import own
+from tillie.schemes.olm import contacts, own
+from tillie.store import Store
 from tillie.wire.display import printable
 
 DEVICE_LETTERS = 10  # as homeservers make them
@@ -37,7 +38,7 @@ class Login:
 async def authenticate(login: Login, http: aiohttp.ClientSession, engine: Engine, api: Api) -> str:
     """Make `api` one that is logged in, with the token of the last login or with the password; our device's id, to
     which the store is bound from now on. Raises `AuthenticationFailed`, `StoreMismatch`, `Unreachable`, `Rejected`."""
-    kept = await engine.drive(lambda s: Done(_kept_or_new(s)))
+    kept = stored(engine.store)
     given = discovery.base_url(login.homeserver) if login.homeserver else ""
     # A token goes to the homeserver that gave it, whatever the settings, or a website, say now.
     if kept.token and given in ("", kept.base):
@@ -47,6 +48,14 @@ async def authenticate(login: Login, http: aiohttp.ClientSession, engine: Engine
     else:
         api.base, api.token = await discovery.find(http, login.address.domain, given), ""
     return await _bound(engine, login, await log_in(login, engine, api, kept.device))
+
+
+def stored(store: Store) -> Kept:
+    """The login that is kept; a new device's, without a token, if there is none."""
+    out = store.run(lambda s: Done(_kept_or_new(s)))
+    if isinstance(out, Need):
+        raise NoProgress
+    return out.value
 
 
 def _kept_or_new(s: State) -> Kept:
@@ -108,9 +117,12 @@ async def log_in(login: Login, engine: Engine, api: Api, device: str) -> Kept:
 
     def step(s: State) -> Done[None]:
         records.save_login(s, kept)
+        # The device may have been removed, and be there again without its keys.
+        contacts.mark_stale(s, login.address, engine.now())
         return Done(None)
 
-    await engine.drive(step)
+    # Not through the engine, which would flush: whatever is under way waits for this login.
+    engine.store.run(step)
     api.token = kept.token
     return kept
 

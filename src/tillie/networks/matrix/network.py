@@ -24,9 +24,9 @@ _REFUSED_KEYS = (
 
 
 class MatrixNetwork:
-    """Carries sealed elements to one homeserver. Set `engine` before the first use, and `renew`, which logs in again
-    when the homeserver wants that and keeps our device. `interrupted` counts how often the homeserver was away,
-    `failed` is set then; `uploaded` counts uploads of keys."""
+    """Carries sealed elements to one homeserver. Set `engine` before the first use, and `renew`, which gets another
+    token for our device where a token is not good any more, if it can. `interrupted` counts how often the homeserver
+    was away, `failed` is set then; `uploaded` counts uploads of keys."""
 
     engine: Engine
 
@@ -36,7 +36,7 @@ class MatrixNetwork:
         self.failed = asyncio.Event()
         self.uploaded = 0
         self.device = ""
-        self.renew: Callable[[str], Awaitable[None]] | None = None
+        self.renew: Callable[[str, LoggedOut], Awaitable[bool]] | None = None
         self._profile = profile
 
     async def send(self, item: Send) -> None:
@@ -85,7 +85,7 @@ class MatrixNetwork:
             raise Unreachable(error.detail) from None
 
     async def call(self, request: Callable[[], Awaitable[T]]) -> T:
-        """Make a request, and once more if the homeserver wants us to log in to our device anew."""
+        """Make a request, and once more with another token if there is one to be had."""
         token = self.api.token
         try:
             return await request()
@@ -94,9 +94,8 @@ class MatrixNetwork:
             self.failed.set()
             raise
         except LoggedOut as error:
-            if not error.soft or self.renew is None:
+            if self.renew is None or not await self.renew(token, error):
                 raise
-        await self.renew(token)
         return await request()
 
 
