@@ -19,7 +19,7 @@ from tillie.client import Client, connect
 from tillie.directory.matrix import DRAFT2015
 from tillie.errors import AuthenticationFailed, Rejected, StoreMismatch, Unreachable, UsageError
 from tillie.model import Address, Done, Send, State
-from tillie.networks.matrix import records
+from tillie.networks.matrix import records, sync
 from tillie.networks.matrix.api import Api, LoggedOut, open_session
 from tillie.networks.matrix.connection import MatrixConnection
 from tillie.store import MemoryStore
@@ -364,5 +364,25 @@ def test_a_fault_of_ours_in_one_message_stops_no_other(home: PrivateHome, monkey
         await alice.say(bob.address, "second")
         assert await bob.reads() == "second"
         assert bob.notices == [f"{alice.address}: a message can't be read: it made Tillie fail (ZeroDivisionError)."]
+
+    run(home, scenario)
+
+
+def test_a_fault_of_ours_in_an_answer_is_told_and_does_not_end_listening(
+    home: PrivateHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(alice: Tenant, bob: Tenant) -> None:
+        read = sync.read
+
+        def fails_once(*arguments: Any, **named: Any) -> Any:
+            monkeypatch.setattr(sync, "read", read)
+            raise ZeroDivisionError("the content of a message")
+
+        monkeypatch.setattr(sync, "read", fails_once)
+        await alice.say(bob.address, "all the same")
+        assert await bob.reads() == "all the same"
+        assert alice.notices + bob.notices in (
+            [f"{each.address}: This is a fault in Tillie (ZeroDivisionError). Trying again."] for each in (alice, bob)
+        )
 
     run(home, scenario)

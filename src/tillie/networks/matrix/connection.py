@@ -9,13 +9,13 @@ import asyncio
 from typing import NoReturn
 
 from tillie.engine import TICK_INTERVAL, Engine
-from tillie.errors import AuthenticationFailed, TillieError, UsageError
+from tillie.errors import AuthenticationFailed, UsageError
 from tillie.model import Done, Notice, State
 from tillie.networks import USUAL, Options
 from tillie.networks.matrix import login as logins
 from tillie.networks.matrix import records
 from tillie.networks.matrix.api import Api, LoggedOut, Refusal, open_session
-from tillie.networks.matrix.listening import FIRST_PAUSE, LONGEST_PAUSE, Listener
+from tillie.networks.matrix.listening import FIRST_PAUSE, LONGEST_PAUSE, Listener, told
 from tillie.networks.matrix.login import Login
 from tillie.networks.matrix.network import MatrixNetwork
 from tillie.schemes.olm import Olm
@@ -133,8 +133,8 @@ class MatrixConnection:
                 pass
             try:
                 await self.engine.tick()
-            except TillieError as error:
-                self._tell(str(error))
+            except Exception as error:  # noqa: BLE001  a fault of ours must not end this unheard
+                self._tell(told(error))
             if not self.network.failed.is_set():
                 pause = FIRST_PAUSE
 

@@ -53,8 +53,8 @@ class Listener:
                 except AuthenticationFailed as error:
                     self._say(f"{error} Nothing comes here any more.")
                     return
-                except TillieError as error:
-                    self._say_away(error)
+                except Exception as error:  # noqa: BLE001  a fault of ours must not end this unheard
+                    self._say_away(told(error))
                     await asyncio.sleep(pause * random.uniform(0.5, 1.5))
                     pause = min(2 * pause, LONGEST_PAUSE)
                 else:
@@ -165,8 +165,8 @@ class Listener:
     async def _tick(self) -> None:
         try:
             await self._engine.tick()
-        except TillieError as error:
-            self._say(str(error))
+        except Exception as error:  # noqa: BLE001  as above
+            self._say(told(error))
 
     def _tell(self, about: Address, why: str) -> None:
         self._notice(Notice(about, f"a message can't be read: {why}"))
@@ -174,10 +174,15 @@ class Listener:
     def _say(self, text: str) -> None:
         self._notice(Notice(self._engine.account, text))
 
-    def _say_away(self, error: TillieError) -> None:
+    def _say_away(self, why: str) -> None:
         if not self._away:
             self._away = True
-            self._say(f"{error} Trying again.")
+            self._say(f"{why} Trying again.")
+
+
+def told(error: Exception) -> str:
+    """What a person is told of it; of a fault of ours only its kind, because its words may quote a message."""
+    return str(error) if isinstance(error, TillieError) else f"This is a fault in Tillie ({type(error).__name__})."
 
 
 def _keeping(s: State, *, position: str) -> Done[None]:
