@@ -275,6 +275,18 @@ def test_what_something_before_the_homeserver_answers_gives_nothing_up() -> None
     run(scenario)
 
 
+@pytest.mark.parametrize(("status", "error"), [(429, Unreachable), (503, Unreachable), (500, Refusal), (400, Refusal)])
+def test_a_homeserver_that_asks_for_another_time_has_not_answered(status: int, error: type[NetworkError]) -> None:
+    async def scenario(server: Answering, client: Api, _: list[str]) -> None:
+        server.says(status, b'{"errcode":"M_X"}', {"Retry-After": "60"})
+        network = MatrixNetwork(client, V1)
+        with pytest.raises(error):
+            await network.fetch(Fetch(BOB, KEYS_QUERY))
+        assert network.interrupted == (error is Unreachable)
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(("status", "error"), [(400, Rejected), (403, Rejected), (503, Unreachable)])
 def test_keys_that_are_not_taken_are_told_with_what_to_do(status: int, error: type[NetworkError]) -> None:
     async def scenario(server: Answering, client: Api, _: list[str]) -> None:

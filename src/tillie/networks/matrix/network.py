@@ -17,6 +17,7 @@ from tillie.wire import canonical
 T = TypeVar("T")
 
 ENCRYPTED = "m.room.encrypted"
+_TRY_LATER = frozenset({408, 429, 502, 503, 504})  # no answer: a message that needs one is read again, not given up
 _REFUSED_KEYS = (
     "It is asked again now and then. Until it takes them others may not be able to write to this device; if it never "
     "does, make a new one: 'tillie backup', then 'tillie account remove' and 'tillie restore'."
@@ -89,10 +90,12 @@ class MatrixNetwork:
         token = self.api.token
         try:
             return await request()
-        except Unreachable:
+        except (Unreachable, Refusal) as error:
+            if isinstance(error, Refusal) and error.status not in _TRY_LATER:
+                raise
             self.interrupted += 1
             self.failed.set()
-            raise
+            raise error if isinstance(error, Unreachable) else Unreachable(error.detail) from None
         except LoggedOut as error:
             if self.renew is None or not await self.renew(token, error):
                 raise
