@@ -251,6 +251,12 @@ def test_the_longest_message_goes_through_and_a_longer_one_is_refused(alice: Per
     assert (done.code, f"at most {MAX_MATRIX_TEXT_BYTES} bytes" in done.err) == (exits.USAGE, True)
 
 
+def test_a_text_that_json_makes_much_longer_is_refused_for_its_size(alice: Person, bob: Person) -> None:
+    done = alice("send", bob.address, "-", stdin="\x01" * MAX_MATRIX_TEXT_BYTES)
+    assert (done.code, done.err.count("too large")) == (exits.USAGE, 1)
+    assert "Sent" in alice("send", bob.address, "and this one goes").err
+
+
 def test_what_json_can_t_hold_is_refused_before_it_is_sent(alice: Person, bob: Person) -> None:
     done = alice("send", bob.address, "a\udc80b")  # bytes on the command line that are not UTF-8
     assert done.code == exits.USAGE
