@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from support.home_inside import CLIENT, home_inside
@@ -215,8 +216,9 @@ def test_counts_are_always_there(tmp_path: Path) -> None:
 
 def test_messages_for_another_server_are_split() -> None:
     half = {"t": "x" * (MAX_EDU_BYTES // 2 - len('{"t":""}'))}
-    made = list(edus("@a:x", "m.test", {"@b:y": {"1": half, "2": half, "3": half}, "@c:y": {"1": {}}}))
-    assert [each["content"]["messages"] for each in made] == [
+    coded = msgspec.json.encode(half)
+    made = list(edus("@a:x", "m.test", {"@b:y": {"1": coded, "2": coded, "3": coded}, "@c:y": {"1": b"{}"}}))
+    assert [msgspec.json.decode(msgspec.json.encode(each))["content"]["messages"] for each in made] == [
         {"@b:y": {"1": half, "2": half}},
         {"@b:y": {"3": half}, "@c:y": {"1": {}}},
     ]

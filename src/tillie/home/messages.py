@@ -15,7 +15,6 @@ from tillie.home import accounts
 from tillie.home.accounts import Who
 from tillie.home.database import Connection
 from tillie.home.federation import outgoing
-from tillie.wire.canonical import Object
 
 DIRECT_TO_DEVICE = "m.direct_to_device"
 ALL_DEVICES = "*"
@@ -25,7 +24,7 @@ MAX_MESSAGES = 100  # in one answer to a sync
 MAX_PLACES = 1_000  # devices in one statement
 REMEMBERED = 24 * 3_600_000  # milliseconds that an answered transaction id is known at least
 
-Messages = Mapping[str, Mapping[str, Object]]  # {user: {device or "*": content}}
+Messages = Mapping[str, Mapping[str, bytes]]  # {user: {device or "*": content as JSON}}
 
 
 class Sent(NamedTuple):
@@ -82,8 +81,8 @@ def deliver(conn: Connection, sender: str, type: str, messages: Messages) -> fro
     return frozenset(row[0] for row in rows)
 
 
-def _event(sender: str, type: str, content: Object) -> bytes:
-    return msgspec.json.encode({"content": content, "sender": str(sender), "type": type})
+def _event(sender: str, type: str, content: bytes) -> bytes:
+    return msgspec.json.encode({"content": msgspec.Raw(content), "sender": str(sender), "type": type})
 
 
 def _places(conn: Connection, devices: Sequence[tuple[str, str]]) -> list[tuple[str, str, int]]:
@@ -106,21 +105,20 @@ def _places_of_all(conn: Connection, user: str) -> list[tuple[str, str, int]]:
 
 def edus(sender: str, type: str, messages: Messages) -> Iterator[dict[str, Any]]:
     """Messages for the users of one server, as m.direct_to_device (server-server API): as many in each as fit."""
-    part: dict[str, dict[str, Object]] = {}
+    part: dict[str, dict[str, msgspec.Raw]] = {}
     size = 0
     for user, contents in messages.items():
         for device, content in contents.items():
-            length = len(msgspec.json.encode(content))
-            if part and size + length > MAX_EDU_BYTES:
+            if part and size + len(content) > MAX_EDU_BYTES:
                 yield _edu(sender, type, part)
                 part, size = {}, 0
-            part.setdefault(user, {})[device] = content
-            size += length
+            part.setdefault(user, {})[device] = msgspec.Raw(content)
+            size += len(content)
     if part:
         yield _edu(sender, type, part)
 
 
-def _edu(sender: str, type: str, messages: Messages) -> dict[str, Any]:
+def _edu(sender: str, type: str, messages: Mapping[str, Mapping[str, msgspec.Raw]]) -> dict[str, Any]:
     # "message_id": at most 32 code points, and the other server drops what comes twice under one.
     content = {"sender": str(sender), "type": type, "message_id": random_bytes(16).hex(), "messages": messages}
     return {"edu_type": DIRECT_TO_DEVICE, "content": content}

@@ -85,7 +85,7 @@ class _Messages:
         await self._prune(now)
         return answer({})
 
-    def _sorted(self, wanted: dict[str, dict[str, Object]]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    def _sorted(self, wanted: dict[str, dict[str, bytes]]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """Messages for users here, and by server for users elsewhere; for those who can't be there is nothing to do."""
         local: dict[str, Any] = {}
         remote: dict[str, dict[str, Any]] = {}
@@ -153,20 +153,25 @@ class _Messages:
         return answer({"changed": [user for _, user in found], "left": []})
 
 
-def read_messages(body: Object) -> dict[str, dict[str, Object]]:
-    """{user: {device: content}} of the body of sendToDevice. Raises `Refused`."""
+def read_messages(body: Object) -> dict[str, dict[str, bytes]]:
+    """{user: {device: content as JSON}} of the body of sendToDevice. Raises `Refused`."""
     found = body.get("messages")
     if found is None:
         raise Refused(400, "M_MISSING_PARAM", "There are no messages.")
     if not isinstance(found, dict) or not all(isinstance(each, dict) for each in found.values()):
         raise Refused(400, "M_BAD_JSON", "The messages are not by user and device.")
-    for contents in found.values():
-        for content in contents.values():
-            if not isinstance(content, dict):
-                raise Refused(400, "M_BAD_JSON", "The content of a message is not an object.")
-            if len(msgspec.json.encode(content)) > messages.MAX_CONTENT_BYTES:
-                raise Refused(413, "M_TOO_LARGE", f"A message has at most {messages.MAX_CONTENT_BYTES} bytes.")
-    return found
+    return {
+        user: {device: _content(content) for device, content in contents.items()} for user, contents in found.items()
+    }
+
+
+def _content(content: object) -> bytes:
+    if not isinstance(content, dict):
+        raise Refused(400, "M_BAD_JSON", "The content of a message is not an object.")
+    json = msgspec.json.encode(content)
+    if len(json) > messages.MAX_CONTENT_BYTES:
+        raise Refused(413, "M_TOO_LARGE", f"A message has at most {messages.MAX_CONTENT_BYTES} bytes.")
+    return json
 
 
 def _timeout(request: Request) -> float:

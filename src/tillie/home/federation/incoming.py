@@ -48,7 +48,7 @@ class ToDevice(NamedTuple):
     sender: str
     type: str
     message_id: str
-    messages: dict[str, dict[str, Object]]
+    messages: dict[str, dict[str, bytes]]  # {user: {device or "*": content as JSON}}
     skipped: Counter[str]
 
 
@@ -126,7 +126,7 @@ def read_to_device(content: Object, origin: str, server: str) -> ToDevice:
     if max(len(given), sum(map(len, given.values()))) > MAX_MESSAGES:
         raise Malformed("there are too many messages in one EDU")
     skipped = Counter[str]()
-    kept: dict[str, dict[str, Object]] = {}
+    kept: dict[str, dict[str, bytes]] = {}
     for user, contents in given.items():
         if user.partition(":")[2] != server:
             skipped["a message is for another server's user"] += 1
@@ -139,12 +139,13 @@ def read_to_device(content: Object, origin: str, server: str) -> ToDevice:
     return ToDevice(sender, type, message_id, kept, skipped)
 
 
-def _content(device: str, content: object) -> Object:
+def _content(device: str, content: object) -> bytes:
     if not isinstance(content, dict):
         raise Malformed("a message's content is not an object")
-    if len(canonical.encode(content)) > MAX_CONTENT_BYTES or (device != "*" and not matrix.is_device_id(device)):
+    json = canonical.encode(content)
+    if len(json) > MAX_CONTENT_BYTES or (device != "*" and not matrix.is_device_id(device)):
         raise Malformed("a message is too large, or names no valid device")
-    return content
+    return json
 
 
 def remember(conn: Connection, server: str, kind: str, id: str, now: int) -> bool:
