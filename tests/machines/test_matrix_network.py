@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.answering import Answering, api_at
+from support.answering import Answering, Break, api_at, closed, reset
 from tillie.directory.matrix import DRAFT2015, KEY_COUNTS, KEYS_CLAIM, KEYS_QUERY, KEYS_UPLOAD, V1
 from tillie.errors import NetworkError, Rejected, Unreachable, UsageError
 from tillie.model import Address, Fetch, Publication, Send
@@ -62,6 +62,22 @@ def test_passwords_go_without_a_token_and_a_token_goes_to_no_other_host() -> Non
                 await client.whoami()
             assert [asked.token for asked in server.asked] == ["", TOKEN]
             assert other.asked == []
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("broken", [closed, reset])
+def test_a_connection_that_ended_while_it_was_idle_costs_nothing(broken: Break) -> None:
+    async def scenario(server: Answering, client: Api, _: list[str]) -> None:
+        server.says(200)
+        await client.upload_keys(V1.path, b"{}")
+        server.breaks = [broken]
+        await client.upload_keys(V1.path, b"{}")
+        assert len(server.asked) == 3
+        server.breaks = [broken, broken]
+        with pytest.raises(Unreachable):
+            await client.upload_keys(V1.path, b"{}")
+        assert len(server.asked) == 5
 
     run(scenario)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -18,12 +21,27 @@ class Asked(NamedTuple):
     body: bytes
 
 
+Break = Callable[[asyncio.Transport], None]
+
+
+def closed(connection: asyncio.Transport) -> None:
+    connection.abort()
+
+
+def reset(connection: asyncio.Transport) -> None:
+    at_once = struct.pack("ii", 1, 0)
+    connection.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+    connection.abort()
+
+
 class Answering:
-    """`answers` are given in their order, the last one for ever: status, body, and headers if there are any."""
+    """`answers` are given in their order, the last one for ever: status, body, and headers if there are any. Before
+    that so many requests find the connection closed, or reset, as `breaks` has."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
         self.answers: list[tuple[int, bytes, Mapping[str, str]]] = []
+        self.breaks: list[Break] = []
         self.base = ""
 
     def says(self, status: int, body: bytes = b"{}", headers: Mapping[str, str] | None = None) -> None:
@@ -32,6 +50,9 @@ class Answering:
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         self.asked.append(Asked(request.method, request.raw_path, token, await request.read()))
+        if self.breaks and request.transport is not None:
+            self.breaks.pop(0)(request.transport)
+            return web.Response()  # nobody gets it
         status, body, headers = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         return web.Response(status=status, body=body, headers=headers)
 

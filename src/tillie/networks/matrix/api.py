@@ -7,6 +7,7 @@ nowhere else; it is in no log, exception or representation.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import math
 import os
@@ -223,13 +224,11 @@ class Api:
         for is_last in (False, True):
             try:
                 return await self._once(method, target, body, with_token, max_bytes, seconds)
-            except aiohttp.ServerDisconnectedError as error:
-                # It closed a connection that was idle as we began to write. A repeat is harmless: uploads and messages
-                # are the same ones again, and a claim that was answered after all costs one key.
-                if is_last:
-                    raise unreachable(error) from None
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise unreachable(error) from None
+                # It may have closed a connection that was idle as we began to write. A repeat is harmless: uploads and
+                # messages are the same ones again, and a claim that was answered after all costs one key.
+                if is_last or not _was_closed(error):
+                    raise unreachable(error) from None
         raise AssertionError  # the second attempt has returned or raised
 
     async def _once(
@@ -247,6 +246,13 @@ class Api:
             timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_TIMEOUT),
         ) as response:
             return response.status, response.headers, await read(response, max_bytes)
+
+
+def _was_closed(error: Exception) -> bool:
+    """Whether there was a connection, and its other end had closed it."""
+    if isinstance(error, aiohttp.ServerDisconnectedError | ConnectionResetError):
+        return True
+    return isinstance(error, OSError) and error.errno in (errno.ECONNRESET, errno.EPIPE)
 
 
 async def read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
