@@ -57,10 +57,12 @@ def send(
     )
     if not taken.rowcount:
         return Sent(frozenset(), frozenset())
+    servers = set()
     for server, messages in remote.items():
         for edu in edus(who.user, type, messages):
             outgoing.enqueue(conn, server, edu, now)
-    return Sent(deliver(conn, who.user, type, local), frozenset(remote))
+            servers.add(server)
+    return Sent(deliver(conn, who.user, type, local), frozenset(servers))
 
 
 def deliver(conn: Connection, sender: str, type: str, messages: Messages) -> frozenset[str]:

@@ -13,7 +13,6 @@ from starlette.routing import Route
 
 from tillie.directory import statements
 from tillie.directory.matrix import DRAFT2015, V1, Profile
-from tillie.errors import InvalidAddress
 from tillie.home import elsewhere, keys, lists
 from tillie.home.accounts import Who
 from tillie.home.answers import Refused, answer, body, strict_body
@@ -21,7 +20,6 @@ from tillie.home.database import Connection
 from tillie.home.elsewhere import Found
 from tillie.home.federation.transport import Failed
 from tillie.home.service import Home
-from tillie.wire import matrix
 
 MAX_USERS = 1_000  # in one query or claim
 MAX_CLAIMS = 10_000  # devices in one claim
@@ -188,21 +186,10 @@ class _Keys:
     # -- both -------------------------------------------------------------------------------------------------------
 
     def _by_server(self, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        """What is asked of ourselves, and of others, by server. Who can't be anybody is not in either."""
+        """As `Home.by_server`. Raises `Refused` for too many users."""
         if len(wanted) > MAX_USERS:
             raise Refused(400, "M_TOO_LARGE", f"A request has at most {MAX_USERS} users.")
-        local: dict[str, Any] = {}
-        remote: dict[str, dict[str, Any]] = {}
-        for user, each in wanted.items():
-            if self._home.is_local(user):
-                local[user] = each
-                continue
-            try:
-                server = matrix.parse_user_id(user).partition(":")[2]
-            except InvalidAddress:
-                continue
-            remote.setdefault(server, {})[user] = each
-        return local, remote
+        return self._home.by_server(wanted)
 
     async def _ask(
         self, remote: Mapping[str, Mapping[str, Any]], ask: Callable[[str, Any], Awaitable[None]]

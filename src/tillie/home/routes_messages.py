@@ -13,13 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from tillie.directory.matrix import V1
-from tillie.errors import InvalidAddress
 from tillie.home import keys, lists, messages
 from tillie.home.accounts import Who
 from tillie.home.answers import Refused, answer, strict_body
 from tillie.home.database import Connection
 from tillie.home.service import Home
-from tillie.wire import matrix
 from tillie.wire.canonical import Object
 
 MAX_SEND_BYTES = 4 << 20  # one request, for all devices
@@ -78,28 +76,14 @@ class _Messages:
             return answer({})
         wanted = read_messages(await strict_body(request, MAX_SEND_BYTES))
         home.limit("messages", who.user, max(1, sum(map(len, wanted.values()))))
-        local, remote = self._sorted(wanted)
+        local, remote = home.by_server(wanted)
+        if not home.config.federation.enabled:
+            remote = {}
         now = home.now()
         sent = await home.db.write(lambda conn: messages.send(conn, who, path, type, local, remote, now))
         home.wake(sent.users, sent.servers)
         await self._prune(now)
         return answer({})
-
-    def _sorted(self, wanted: dict[str, dict[str, bytes]]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        """Messages for users here, and by server for users elsewhere; for those who can't be there is nothing to do."""
-        local: dict[str, Any] = {}
-        remote: dict[str, dict[str, Any]] = {}
-        for user, contents in wanted.items():
-            if self._home.is_local(user):
-                local[user] = contents
-                continue
-            try:
-                server = matrix.parse_user_id(user).partition(":")[2]
-            except InvalidAddress:
-                continue
-            if self._home.config.federation.enabled and contents:
-                remote.setdefault(server, {})[user] = contents
-        return local, remote
 
     async def _prune(self, now: int) -> None:
         if abs(now - self._pruned) >= PRUNE_EVERY:

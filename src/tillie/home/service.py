@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from starlette.requests import Request
 
 from tillie.crypto import sign
 from tillie.crypto.random import random_bytes
 from tillie.directory.signed import ED25519, sign_object
-from tillie.errors import Malformed, UsageError
+from tillie.errors import InvalidAddress, Malformed, UsageError
 from tillie.home import accounts, limits
 from tillie.home.accounts import Who
 from tillie.home.answers import Refused, too_many
@@ -29,13 +30,15 @@ from tillie.home.lists import Change
 from tillie.home.log import Log
 from tillie.home.maps import Maps
 from tillie.home.passwords import Passwords
-from tillie.wire import base64
+from tillie.wire import base64, matrix
 from tillie.wire.canonical import Object
 
 if TYPE_CHECKING:
     from tillie.home.federation.federation import Federation
 
 __all__ = ["Home", "Signer", "Waiters", "Who", "load_signer", "write_signing_key"]
+
+T = TypeVar("T")
 
 _BEARER = b"bearer "
 _VERSION = re.compile(r"[A-Za-z0-9_]{1,64}")
@@ -178,6 +181,19 @@ class Home:
 
     def is_local(self, user: str) -> bool:
         return user.partition(":")[2] == self.server
+
+    def by_server(self, wanted: Mapping[str, T]) -> tuple[dict[str, T], dict[str, dict[str, T]]]:
+        """What is for users of this home, and for others by their server. Who can't be anybody is in neither."""
+        local: dict[str, T] = {}
+        remote: dict[str, dict[str, T]] = {}
+        for user, each in wanted.items():
+            if self.is_local(user):
+                local[user] = each
+                continue
+            with contextlib.suppress(InvalidAddress):
+                server = matrix.parse_user_id(user).partition(":")[2]
+                remote.setdefault(server, {})[user] = each
+        return local, remote
 
     async def who(self, request: Request) -> Who:
         """Whose access token this is. Raises `Refused`: M_MISSING_TOKEN, M_UNKNOWN_TOKEN."""
