@@ -203,7 +203,7 @@ class Client:
             content = text_content(text, to)
             sealed = await self.engine.send(to, content, message_id=message_id, scheme=chosen.name)
         except NoRecipients as error:
-            if failed.get(to):
+            if failed.get(to) and not to.is_matrix:  # there the report says it already
                 raise NoRecipients(f"{error.detail} The answer of {to.domain} was: {failed[to]}.") from None
             raise
         return Sent(message_id, sealed, await self._until_sent(message_id, wait))
@@ -250,13 +250,15 @@ class Client:
 
     async def devices(self, address: Address) -> list[KnownKey]:
         """One account's devices, freshly asked for, with their keys and why one can't be reached; then its OpenPGP
-        keys."""
-        await self._refresh(address)
+        keys. Raises `Rejected` where a user of Matrix can't be asked about, and nothing is known."""
+        problem = (await self._refresh(address))[address]
         considered = await self.engine.drive(lambda s: self._consider(s, address))
         why = {(report.device.address, report.device.id): report.why for report in considered}
         if not address.is_matrix:
             await self.refresh_openpgp(address)
         keys = self.account.keys(address)
+        if problem and not keys and address.is_matrix:
+            raise Rejected(f"The devices of {address} can't be had: {problem}.", condition=problem)
         usual = self.engine.scheme.name
         return [
             replace(key, why=why.get((key.device.address, key.device.id), key.why)) if key.scheme == usual else key

@@ -361,6 +361,16 @@ def test_a_password_is_asked_for_only_where_the_homeserver_wants_it(alice: Perso
     assert len(asked) == 2
 
 
+def test_a_server_that_can_t_be_asked_is_not_taken_for_one_without_devices(alice: Person) -> None:
+    nobody, away = f"@nobody:{alice.street.home.name}", "@bob:localhost:1"
+    assert f"{nobody} has no device" in alice("devices", nobody).err
+    done = alice("devices", away)
+    assert (done.code, done.out) == (exits.NETWORK, "")
+    assert f"The devices of {away} can't be had" in done.err
+    done = alice("send", away, "hello")
+    assert (done.code, done.err.count("M_UNKNOWN")) == (exits.NO_RECIPIENT, 1)
+
+
 def test_sessions_are_reset_by_the_device_s_id(alice: Person, bob: Person) -> None:
     alice("send", bob.address, "one")
     assert alice("devices", "reset", bob.address, bob.device).out.startswith("1 session put away")
