@@ -65,7 +65,7 @@ def test_a_wrong_password_is_told_and_leaves_nothing(alice: Machine) -> None:
     (alice.folder / "wrong").write_text("wrong")
     code, out, err = alice.add("--ca-file", str(alice.server.ca_file), password="wrong")
     assert (code, out) == (exits.NETWORK, "")
-    assert err.splitlines()[-2] == "error: The server did not accept the account or password."
+    assert err.splitlines()[-1] == "error: The server did not accept the account or password."
     assert not os.listdir(alice.folder / "home")
 
 
