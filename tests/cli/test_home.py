@@ -174,7 +174,7 @@ def test_an_honest_home(config: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_a_lie_is_proven_by_what_somebody_kept(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     signer = load_signer(load(config))
-    lie = signer.sign(statements.unsigned(ALICE, 2, 2.0, {"MALLORY": KEYS}))
+    lie = signer.sign(statements.unsigned(ALICE, 2, 2.0, {"MALLORY": KEYS}).source)
     forged = {**lie, "sequence": 1}
     kept = config.parent / "kept.json"
     kept.write_bytes(canonical.encode(lie) + b"\n" + canonical.encode(forged) + b"\n")

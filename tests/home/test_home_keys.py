@@ -88,6 +88,35 @@ def test_device_keys_have_just_so_many_bytes(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("more", [{}, {"fallback": False}, {"unsigned": {"age": 1}}, {"note": "ü"}], ids=str)
+def test_a_one_time_key_is_given_out_as_it_was_signed(tmp_path: Path, more: dict[str, Any]) -> None:
+    async def run() -> None:
+        async with home_inside(tmp_path) as inside:
+            bob = await inside.device("bob", "B")
+            (name, key) = bob.one_time_keys("a").popitem()
+            del key["signatures"]
+            key = sign_object({**key, **more}, bob.user, "ed25519:B", bob.seed)
+            await bob.must("POST", bob.upload_path, {"one_time_keys": {name: key}})
+            assert await bob.claim(bob) == {bob.user: {"B": {name: key}}}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "bad", [b'"note": 1.5', b'"note": 1, "note": 2', b'"note": "\xff"', b'"note": ' + b"[" * 40 + b"]" * 40], ids=str
+)
+def test_a_one_time_key_that_claimers_could_not_read_is_refused(tmp_path: Path, bad: bytes) -> None:
+    async def run() -> None:
+        async with home_inside(tmp_path) as inside:
+            bob = await inside.device("bob", "B")
+            (name, key) = bob.one_time_keys("a").popitem()
+            body = b'{"one_time_keys": {"%b": %b, %b}}}' % (name.encode(), json.dumps(key).encode()[:-1], bad)
+            assert (await bob.call("POST", bob.upload_path, body))[0] == 400
+            assert await bob.claim(bob) == {}
+
+    asyncio.run(run())
+
+
 def test_a_device_that_goes_meanwhile_leaves_nothing_to_the_next_one_of_its_id(tmp_path: Path) -> None:
     async def run() -> None:
         async with home_inside(tmp_path) as inside:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from tillie.errors import Malformed
 from tillie.home import honesty
 from tillie.home.accounts import Who
 from tillie.home.answers import Refused
-from tillie.home.keys import read_upload
+from tillie.home.keys import Body, read_upload
 from tillie.home.routes_messages import Position, read_messages
 from tillie.model import Address
 
@@ -61,7 +62,11 @@ def _try(read: Callable[[], T]) -> T | None:
 
 @given(_uploads, st.sampled_from([V1, DRAFT2015]))
 def test_any_upload_is_taken_or_refused(body: dict[str, Any], profile: Any) -> None:
-    found = _try(lambda: read_upload(body, Who(_USER, "B"), profile))
+    try:
+        typed = msgspec.json.decode(json.dumps(body), type=Body)
+    except msgspec.ValidationError:
+        return
+    found = _try(lambda: read_upload(typed, Who(_USER, "B"), profile))
     if found is not None:
         assert found.device_keys == b""
         for key in (*found.one_time, *found.fallback):

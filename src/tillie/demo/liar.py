@@ -28,7 +28,7 @@ def swap_device(home: PrivateHome, user: Address, device: str) -> bytes:
         sequence, time = database.execute(
             "SELECT sequence, seen_ts FROM statements WHERE user_id = ? ORDER BY sequence DESC", (user,)
         ).fetchone()
-        said = statements.unsigned(user, sequence, time / 1000, {device: keys})
+        said = statements.unsigned(user, sequence, time / 1000, {device: keys}).source
         database.execute(
             "UPDATE statements SET hash = ?, json = ? WHERE user_id = ? AND sequence = ?",
             (statements.map_hash({device: keys}), canonical.encode(said), user, sequence),

@@ -46,21 +46,23 @@ def map_hash(devices: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(canonical.encode(stated)).digest()
 
 
-def unsigned(user: Address, sequence: int, time: float, devices: Mapping[str, Any]) -> Object:
+def unsigned(user: Address, sequence: int, time: float, devices: Mapping[str, Any]) -> Statement:
     """A statement before it is signed."""
-    return {
+    digest, milliseconds = map_hash(devices), int(time * 1000)
+    source: Object = {
         "user_id": str(user),
         "sequence": sequence,
-        "time": int(time * 1000),
-        "devices_sha256": base64.encode_unpadded(map_hash(devices)),
+        "time": milliseconds,
+        "devices_sha256": base64.encode_unpadded(digest),
     }
+    return Statement(user, sequence, milliseconds / 1000, digest, source)
 
 
 def make(
     user: Address, sequence: int, time: float, devices: Mapping[str, Any], server: str, key_id: str, seed: bytes
 ) -> Object:
     """A statement, signed by the home `server` with `key_id` ("ed25519:...")."""
-    return sign_object(unsigned(user, sequence, time, devices), server, key_id, seed)
+    return sign_object(unsigned(user, sequence, time, devices).source, server, key_id, seed)
 
 
 def read(value: object, user: Address) -> Statement:

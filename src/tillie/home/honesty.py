@@ -47,8 +47,7 @@ class Audit(NamedTuple):
 
 def state(conn: Connection, user: str, sequence: int, devices: Mapping[str, Object], now: int) -> None:
     """Put down what this home says of a user of its own, once for each sequence. `now` in milliseconds."""
-    said = statements.unsigned(Address(user), sequence, now / 1000, devices)
-    _keep(conn, statements.read(said, Address(user)), now)
+    _keep(conn, statements.unsigned(Address(user), sequence, now / 1000, devices), now)
 
 
 def own(conn: Connection, signer: Signer, user: str, sequence: int) -> Object | None:

@@ -21,7 +21,6 @@ from tillie.home.answers import Refused
 from tillie.home.database import Connection
 from tillie.home.lists import Change
 from tillie.wire import base64, canonical, matrix
-from tillie.wire.canonical import Object
 
 MAX_DEVICE_KEYS_BYTES = 8_192  # of one device, as JSON: whoever asks for a user gets up to a thousand of them
 MAX_ONE_TIME_KEYS = 500  # of one device, waiting to be claimed
@@ -36,6 +35,23 @@ class Key(NamedTuple):
     id: str
     public: bytes
     json: bytes
+
+
+class Body(msgspec.Struct):
+    """The body of keys/upload (client-server API, "End-to-end encryption"), each key still to be looked at. Null is
+    what old clients write for nothing."""
+
+    device_keys: msgspec.Raw = msgspec.Raw()
+    one_time_keys: dict[str, msgspec.Raw] | None = None
+    fallback_keys: dict[str, msgspec.Raw] | None = None
+
+
+class _SignedKey(msgspec.Struct, forbid_unknown_fields=True):
+    """What nearly all keys look like. Written again, it is what was signed."""
+
+    key: str
+    signatures: dict[str, dict[str, str]]
+    fallback: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Upload(NamedTuple):
@@ -56,37 +72,31 @@ class Uploaded(NamedTuple):
 # -- at the door ----------------------------------------------------------------------------------------------------
 
 
-def read_upload(body: Object, who: Who, profile: Profile) -> Upload:
-    """The body of keys/upload (client-server API, "End-to-end encryption"). Raises `Refused`."""
-    device_keys = body.get("device_keys")
-    if "device_keys" in body and not isinstance(device_keys, dict):
-        raise Refused(400, "M_BAD_JSON", "device_keys is not an object.")
-    fallback = _members(body, "fallback_keys")
+def read_upload(body: Body, who: Who, profile: Profile) -> Upload:
+    """What a device uploads. Raises `Refused`."""
+    one_time, fallback = body.one_time_keys or {}, body.fallback_keys or {}
     if len(fallback) > profile.fallback:
         raise Refused(400, "M_INVALID_PARAM", "There are more fallback keys than one, or than this profile has.")
     return Upload(
-        _device_keys(device_keys, who, profile) if device_keys is not None else b"",
-        tuple(_key(name, each, who, profile) for name, each in _members(body, "one_time_keys").items()),
+        _device_keys(body.device_keys, who, profile) if body.device_keys else b"",
+        tuple(_key(name, each, who, profile) for name, each in one_time.items()),
         tuple(_key(name, each, who, profile) for name, each in fallback.items()),
     )
 
 
-def _members(body: Object, name: str) -> Object:
-    found = body.get(name)
-    if found is None:  # also null, which old clients write
-        return {}
-    if not isinstance(found, dict):
-        raise Refused(400, "M_BAD_JSON", f"{name} is not an object.")
-    return found
-
-
-def _device_keys(value: Object, who: Who, profile: Profile) -> bytes:
-    stored = {name: each for name, each in value.items() if name != "unsigned"}
-    json = canonical.encode(stored)
+def _device_keys(given: msgspec.Raw, who: Who, profile: Profile) -> bytes:
+    try:
+        value = canonical.parse(bytes(given))
+    except Malformed as error:
+        raise Refused(400, "M_NOT_JSON", error.detail) from None
+    if not isinstance(value, dict):
+        raise Refused(400, "M_BAD_JSON", "device_keys is not an object.")
+    value.pop("unsigned", None)
+    json = canonical.encode(value)
     if len(json) > MAX_DEVICE_KEYS_BYTES:
         raise Refused(400, "M_TOO_LARGE", f"Device keys have at most {MAX_DEVICE_KEYS_BYTES} bytes.")
     try:
-        found = directory.read_device_keys(stored, who.user, who.device, profile)
+        found = directory.read_device_keys(value, who.user, who.device, profile)
     except BadSignature as error:
         raise Refused(400, "M_INVALID_SIGNATURE", f"The device keys are not sound: {error.detail}.") from None
     except (Malformed, BadKey) as error:
@@ -96,31 +106,48 @@ def _device_keys(value: Object, who: Who, profile: Profile) -> bytes:
     return json
 
 
-def _key(name: str, value: object, who: Who, profile: Profile) -> Key:
+def _key(name: str, given: msgspec.Raw, who: Who, profile: Profile) -> Key:
+    if len(given) > MAX_KEY_BYTES:
+        raise Refused(400, "M_TOO_LARGE", f"A key has at most {MAX_KEY_BYTES} bytes.")
     try:
         algorithm, key_id = matrix.split_key_id(name)
         if algorithm != profile.one_time or not matrix.is_key_id(key_id):
             raise Malformed(f"keys here are named {profile.one_time}:ID")
-        public = directory.check_curve(base64.decode_unpadded(_public(value, who, profile), size=directory.KEY))
+        text, json = _signed(given, who) if profile.signed else _bare(given)
+        public = directory.check_curve(base64.decode_unpadded(text, size=directory.KEY))
     except (Malformed, BadKey) as error:
         raise Refused(400, "M_INVALID_PARAM", f"A one-time or fallback key is not sound: {error.detail}.") from None
-    json = msgspec.json.encode(value)
-    if len(json) > MAX_KEY_BYTES:
-        raise Refused(400, "M_TOO_LARGE", f"A key has at most {MAX_KEY_BYTES} bytes.")
     return Key(key_id, public, json)
 
 
-def _public(value: object, who: Who, profile: Profile) -> object:
-    """The text of a key: by itself where keys are not signed, else in an object with a signature of the device."""
-    if not profile.signed:
-        return value
-    if not isinstance(value, dict) or not isinstance(value.get("fallback", False), bool):
-        raise Malformed("a key is not an object")
-    signatures = value.get("signatures")
-    by_user = signatures.get(who.user) if isinstance(signatures, dict) else None
-    signature = by_user.get(f"{ED25519}:{who.device}") if isinstance(by_user, dict) else None
+def _bare(given: msgspec.Raw) -> tuple[object, bytes]:
+    """A key by itself, and its JSON."""
+    value = canonical.parse(bytes(given))
+    return value, msgspec.json.encode(value)
+
+
+def _signed(given: msgspec.Raw, who: Who) -> tuple[object, bytes]:
+    """A key in an object with a signature of the device, and the object's JSON: what claimers get must have one
+    reading, and be fit to stand beside other users' keys."""
+    try:
+        usual = _signed_key.decode(given)
+        text: object = usual.key
+        signature: object = usual.signatures.get(who.user, {}).get(f"{ED25519}:{who.device}")
+        json = _encode(usual)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # or it has more members than those
+        value = canonical.parse(bytes(given))
+        if not isinstance(value, dict) or not isinstance(value.get("fallback", False), bool):
+            raise Malformed("a key is not an object") from None
+        signatures = value.get("signatures")
+        by_user = signatures.get(who.user) if isinstance(signatures, dict) else None
+        signature = by_user.get(f"{ED25519}:{who.device}") if isinstance(by_user, dict) else None
+        text, json = value.get("key"), _encode(value)
     base64.decode_unpadded(signature, size=sign.SIGNATURE)
-    return value.get("key")
+    return text, json
+
+
+_signed_key = msgspec.json.Decoder(_SignedKey)
+_encode = msgspec.json.Encoder().encode
 
 
 # -- upload ---------------------------------------------------------------------------------------------------------
@@ -167,7 +194,8 @@ def _forget(conn: Connection, who: Who) -> None:
 
 
 def _take_one_time_keys(conn: Connection, who: Who, keys: tuple[Key, ...], profile: Profile) -> None:
-    known = _known(conn, who, keys, profile)
+    waiting = _waiting(conn, who, profile)
+    known = waiting | _issued(conn, who, keys, profile)
     new = []
     for key in keys:
         if key.id not in known:
@@ -176,7 +204,7 @@ def _take_one_time_keys(conn: Connection, who: Who, keys: tuple[Key, ...], profi
             raise Refused(400, "M_INVALID_PARAM", f"There is, or was, another one-time key {key.id}.")
     if not new:
         return
-    if counts(conn, who, profile)[profile.one_time] + len(new) > MAX_ONE_TIME_KEYS:
+    if len(waiting) + len(new) > MAX_ONE_TIME_KEYS:
         raise Refused(400, "M_TOO_LARGE", f"A device has at most {MAX_ONE_TIME_KEYS} one-time keys.")
     (after,) = conn.execute(
         "UPDATE devices SET next_key = next_key + ? WHERE user_id = ? AND device_id = ? RETURNING next_key",
@@ -190,18 +218,20 @@ def _take_one_time_keys(conn: Connection, who: Who, keys: tuple[Key, ...], profi
     )
 
 
-def _known(conn: Connection, who: Who, keys: tuple[Key, ...], profile: Profile) -> dict[str, bytes]:
-    """The public bytes of the ids that are there, and of those of `keys` that were given out."""
-    of = (*who, profile.one_time)
-    # The few that wait are read all: an index of their ids would cost every upload and every claim more.
-    waiting = "SELECT key_id, public FROM one_time_keys WHERE user_id = ? AND device_id = ? AND algorithm = ?"
-    found = dict(conn.execute(waiting, of).fetchall())
-    issued = (
+def _waiting(conn: Connection, who: Who, profile: Profile) -> dict[str, bytes]:
+    """The public bytes of all one-time keys that wait, by id. They are few: an index of their ids would cost every
+    upload and every claim more."""
+    found = "SELECT key_id, public FROM one_time_keys WHERE user_id = ? AND device_id = ? AND algorithm = ?"
+    return dict(conn.execute(found, (*who, profile.one_time)).fetchall())
+
+
+def _issued(conn: Connection, who: Who, keys: tuple[Key, ...], profile: Profile) -> dict[str, bytes]:
+    """The public bytes of those ids of `keys` that were given out."""
+    found = (
         "SELECT key_id, public FROM issued_keys WHERE user_id = ? AND device_id = ? AND algorithm = ?"
         f" AND key_id IN ({', '.join('?' * len(keys))})"
     )
-    found.update(conn.execute(issued, (*of, *(key.id for key in keys))).fetchall())
-    return found
+    return dict(conn.execute(found, (*who, profile.one_time, *(key.id for key in keys))).fetchall())
 
 
 def _take_fallback_key(conn: Connection, who: Who, key: Key, profile: Profile) -> None:

@@ -82,10 +82,10 @@ def changed(conn: Connection, user: str, devices: Sequence[str], now: int) -> Ch
 
     `now` in milliseconds. The numbers follow the clock, so that they grow also over a database that was lost.
     """
-    before = sequence_of(conn, user)
     listed = of(conn, user)
-    if before is None or listed is None:
+    if listed is None:
         raise LookupError("a device list changed without its user")
+    before = listed.sequence
     servers = interested(conn, user, now)
     for device in devices:
         sequence = max(before + 1, now)

@@ -15,7 +15,7 @@ from tillie.directory import statements
 from tillie.directory.matrix import DRAFT2015, V1, Profile
 from tillie.home import elsewhere, keys, lists
 from tillie.home.accounts import Who
-from tillie.home.answers import Refused, answer, body, strict_body
+from tillie.home.answers import Refused, answer, body
 from tillie.home.database import Connection
 from tillie.home.elsewhere import Found
 from tillie.home.federation.transport import Failed
@@ -50,6 +50,7 @@ _QUERIES: Mapping[str, msgspec.json.Decoder[Any]] = {
     V1.name: msgspec.json.Decoder(Query),
     DRAFT2015.name: msgspec.json.Decoder(DraftQuery),
 }
+_UPLOAD = msgspec.json.Decoder(keys.Body)
 _CLAIM = msgspec.json.Decoder(Claim)
 
 
@@ -82,7 +83,7 @@ class _Keys:
         if request.path_params.get("device_id", who.device) != who.device:
             raise Refused(400, "M_INVALID_PARAM", "The access token is another device's.")
         home.limit("uploads", who.user)
-        wanted = keys.read_upload(await strict_body(request), who, profile)
+        wanted = keys.read_upload(await body(request, _UPLOAD), who, profile)
         if any(wanted):
             now = home.now()
             done = await home.db.write(lambda conn: keys.upload(conn, who, wanted, profile, now))
