@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,11 +20,12 @@ MAX_BODY_BYTES = 1 << 20  # unless the endpoint says otherwise
 BODY_SECONDS = 30.0  # for all of it: who sends a byte now and then holds nothing up for ever
 _IS_READ = "tillie.body_is_read"  # in the scope of a request
 # "Web Browser Clients": every answer to a client.
-CORS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, OPTIONS",
-    "Access-Control-Allow-Headers": "X-Requested-With, Content-Type, Authorization",
-}
+_HEADERS = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"GET, POST, PUT, DELETE, OPTIONS"),
+    (b"access-control-allow-headers", b"X-Requested-With, Content-Type, Authorization"),
+    (b"content-type", b"application/json"),
+)
 
 
 def _plain(value: object) -> str:
@@ -51,9 +53,18 @@ class Refused(Exception):
         return answer(self.body, self.status, headers)
 
 
+class _Json(Response):
+    """With headers that are ready as bytes: to make them anew takes as long as to look a token up."""
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        self.raw_headers = [*_HEADERS, (b"content-length", b"%d" % len(self.body))]
+        if headers:
+            self.headers.update(headers)
+
+
 def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A JSON answer."""
-    return Response(_encode(value), status, {**CORS, **(headers or {})}, "application/json")
+    return _Json(_encode(value), status, headers)
 
 
 def too_many(seconds: float) -> Refused:

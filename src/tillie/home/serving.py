@@ -152,10 +152,10 @@ class _Protocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES:
             self.transport.abort()
             return
-        if self._timer is None and (not self._is_in_body or self.cycle.response_complete):
-            self._await_head()
         self._head_bytes += len(data)
         super().data_received(data)
+        if self._timer is None and (self.cycle.response_complete if self._is_in_body else self._head_bytes):
+            self._await_head()
 
     def on_headers_complete(self) -> None:
         self._is_in_body = True
