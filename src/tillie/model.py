@@ -82,7 +82,7 @@ class Device(NamedTuple):
         """What a person calls it: "device 1279662985", or "key 0123456789ABCDEF" of OpenPGP: as much of a fingerprint
         as names a key among known ones. It verifies none. The other end of encrypted sessions is a "client"."""
         if self.address.is_matrix:
-            return f"device {self.label}"
+            return f"device {self.label}" if self.label else "every device"
         if self.is_session:
             return f"client {self.key[1:9].hex().upper()}"
         return f"key {self.key[:8].hex().upper()}" if self.is_openpgp else f"device {self.id}"

@@ -369,6 +369,7 @@ def test_a_server_that_can_t_be_asked_is_not_taken_for_one_without_devices(alice
     assert f"The devices of {away} can't be had" in done.err
     done = alice("send", away, "hello")
     assert (done.code, done.err.count("M_UNKNOWN")) == (exits.NO_RECIPIENT, 1)
+    assert "every device: the list can't be had" in done.err
 
 
 def test_sessions_are_reset_by_the_device_s_id(alice: Person, bob: Person) -> None:

@@ -201,9 +201,10 @@ def report_as_json(report: DeviceReport) -> dict[str, Any]:
 
 
 def _id_of(device: Device) -> int | str | None:
-    """A device's id as its network has it: a number, on Matrix a string. None for a key without one."""
+    """A device's id as its network has it: a number, on Matrix a string. None for a key without one, and for all of
+    somebody's devices."""
     if device.address.is_matrix:
-        return device.label
+        return device.label or None
     return None if device.is_openpgp or device.is_session else device.id
 
 

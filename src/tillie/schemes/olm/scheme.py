@@ -118,7 +118,7 @@ class Olm:
                 asks.append(Fetch(user, KEYS_QUERY))
                 continue
             if known.error:
-                unable.append(_bad(user, "(all)", f"its list of devices can't be had: {known.error}"))
+                unable.append(_bad(user, "", f"the list can't be had: {known.error}"))
             unable += (_bad(user, device, why) for device, why in known.bad)
             others = [each for each in known.devices if user != self.account or each.id != mine.device]
             wanted = self._sort(s, user, others, now, able, unable)
