@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
+import msgspec
+
 from tillie import pipeline
 from tillie.account import Account
 from tillie.crypto.random import random_bytes
 from tillie.directory import openpgp as openpgp_nodes
 from tillie.directory.matrix import KEYS_QUERY, PROFILES
 from tillie.engine import DecisionMaker, Engine
-from tillie.errors import Malformed, NoRecipients, Rejected, Unreachable, UsageError
+from tillie.errors import NoRecipients, Rejected, Unreachable, UsageError
 from tillie.known import KnownKey
 from tillie.model import (
     Address,
@@ -452,11 +454,22 @@ def text_of(content: str) -> str:
     return xml.text_of(bodies[0]) if bodies else ""
 
 
-def _text_of_event(event: str) -> str:
+class _Body(msgspec.Struct):
+    body: str = ""
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    content: _Body = msgspec.field(default_factory=_Body)
+
+
+_event = msgspec.json.Decoder(_Event)
+
+
+def _text_of_event(text: str) -> str:
+    """Not by `canonical`: what is sealed need not be canonical, and a client may put fractions beside the text."""
     try:
-        value = canonical.parse_object(event.encode())
-    except Malformed:
+        event = _event.decode(text)
+    except msgspec.MsgspecError:
         return ""
-    content = value.get("content")
-    body = content.get("body") if value.get("type") == _MESSAGE and isinstance(content, dict) else None
-    return body if isinstance(body, str) else ""
+    return event.content.body if event.type == _MESSAGE else ""

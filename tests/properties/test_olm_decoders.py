@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tillie.client import text_of
 from tillie.crypto import agree
 from tillie.directory.matrix import KEY
 from tillie.errors import Malformed, PeerError
@@ -185,3 +186,23 @@ def test_as_many_ways_as_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
         assert binding.match(text, (_list(b"\x00", past=past),), (), NOW) is (
             Match.BEFORE if wanted is Match.WITHOUT else Match.NEVER
         )
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        ({"type": "m.room.message", "content": {"body": "at noon", "org.example.waveform": [0.5, 1e300]}}, "at noon"),
+        ({"type": "m.room.message", "content": {"body": ["at noon"]}}, ""),
+        ({"type": "m.room.message", "content": []}, ""),
+        ({"type": "m.room.message"}, ""),
+        ({"type": "m.reaction", "content": {"body": "at noon"}}, ""),
+        ({"content": {"body": "at noon"}}, ""),
+    ],
+)
+def test_the_text_of_an_event_is_found_whatever_stands_beside_it(event: object, text: str) -> None:
+    assert text_of(json.dumps(event)) == text
+
+
+@given(st.text().map("{{{}".format))
+def test_an_event_that_is_none_has_no_text(text: str) -> None:
+    assert text_of(text) == ""
