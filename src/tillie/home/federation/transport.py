@@ -29,7 +29,7 @@ MAX_REDIRECTS = 5
 MAX_TARGETS = 4  # SRV records that are tried
 MAX_CONNECTIONS = 200
 MAX_CONNECTIONS_TO_ONE = 8
-IDLE_SECONDS = 30.0
+IDLE_SECONDS = 20.0  # less than servers keep an idle connection open, else a request could meet its end
 USER_AGENT = "Tillie"
 
 
