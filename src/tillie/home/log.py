@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,5 +69,10 @@ class Log:
 
 def _line(event: str, fields: dict[str, Any]) -> bytes:
     moment = time.time()
-    stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(moment))}.{int(moment % 1 * 1000):03}Z"
+    stamp = f"{_second(int(moment))}.{int(moment % 1 * 1000):03}Z"
     return _encode({"time": stamp, "event": event, **fields}) + b"\n"
+
+
+@lru_cache(1)
+def _second(moment: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))

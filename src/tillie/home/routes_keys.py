@@ -143,9 +143,13 @@ class _Keys:
         )
         if here:
             await self._home.db.write(lambda conn: lists.watch(conn, who.user, here))
+        self._remember(who, here)
+
+    def _remember(self, who: Who, watched: Iterable[str]) -> None:
+        """That this is in the database: it is not looked up again."""
         if len(self._watched) > MAX_WATCHED:
             self._watched.clear()
-        self._watched.update((user, who.user) for user in here)
+        self._watched.update((user, who.user) for user in watched)
 
     # -- claim ------------------------------------------------------------------------------------------------------
 
@@ -161,16 +165,21 @@ class _Keys:
         found: dict[str, Any] = {}
         if local:
             found.update(await home.db.write(lambda conn: self._take(conn, who, local)))
-        await self._watch(who, [user for users in remote.values() for user in users])
-        failures = await self._ask(
-            remote, lambda server, devices: self._claim_elsewhere(server, devices, found, _seconds(wanted.timeout))
-        )
+            self._remember(who, found)
+        failures: Failures = {}
+        if remote:
+            await self._watch(who, [user for users in remote.values() for user in users])
+            failures = await self._ask(
+                remote, lambda server, devices: self._claim_elsewhere(server, devices, found, _seconds(wanted.timeout))
+            )
         return answer({"one_time_keys": found, "failures": failures})
 
     def _take(self, conn: Connection, who: Who, wanted: Mapping[str, Mapping[str, str]]) -> keys.Claimed:
         """Claim, and watch whoever had a key: in one commit, because here that costs less than to look first."""
         found = keys.claim(conn, wanted, (self._profile.one_time,))
-        lists.watch(conn, who.user, [user for user in found if (user, who.user) not in self._watched])
+        new = [user for user in found if (user, who.user) not in self._watched]
+        if new:
+            lists.watch(conn, who.user, new)
         return found
 
     async def _claim_elsewhere(
