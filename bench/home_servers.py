@@ -27,6 +27,7 @@ from bench.home_load import SERVER_CORE
 from bench.home_traffic import KEYS, Login, all_answered, ask, first_upload, keys_counted, one_time_keys, values
 from support.synapse import PrivateSynapse
 from tillie.crypto.random import random_bytes
+from tillie.demo import processes
 from tillie.directory.matrix import SIGNED_CURVE25519
 from tillie.home import accounts
 from tillie.home.config import Limits
@@ -34,6 +35,7 @@ from tillie.home.service import write_signing_key
 from tillie.model import Address
 
 START_SECONDS = 20.0
+STOP_SECONDS = 10.0
 POLL = 0.02
 LOG = "server.log"
 DEVICE = "DEVICE"
@@ -110,7 +112,7 @@ class Ours(Server):
         FOLDER.mkdir(exist_ok=True)
         self.folder = tempfile.TemporaryDirectory(dir=FOLDER, prefix="home-")
         folder = Path(self.folder.name)
-        self.port = free_port()
+        (self.port,) = processes.free_ports(1)
         limits = "".join(f"{name} = {UNLIMITED}\n" for name in Limits.__struct_fields__)
         (folder / "home.toml").write_text(CONFIG.format(port=self.port) + limits)
         write_signing_key(folder / "signing.key")
@@ -120,7 +122,7 @@ class Ours(Server):
 
     def __exit__(self, *_: object) -> None:
         self.database.close()
-        stop(self.process)
+        processes.stop(self.process, STOP_SECONDS)
         self.folder.cleanup()
 
     @property
@@ -229,7 +231,7 @@ class Floor(Server):
         path = str(Path(self.folder.name) / "floor.db")
         self.database = home_floor.connect(path)
         self.database.executescript(home_floor.SCHEMA)
-        self.port = free_port()
+        (self.port,) = processes.free_ports(1)
         self.process = start(
             [*UVICORN, "--port", str(self.port), "--factory", "bench.home_floor:application"],
             Path(self.folder.name),
@@ -238,7 +240,7 @@ class Floor(Server):
         wait(self.process, self.port)
 
     def __exit__(self, *_: object) -> None:
-        stop(self.process)
+        processes.stop(self.process, STOP_SECONDS)
         self.database.close()
         self.folder.cleanup()
 
@@ -290,20 +292,5 @@ def wait(process: subprocess.Popen[bytes], port: int) -> None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(POLL)
-    stop(process)
+    processes.stop(process, STOP_SECONDS)
     raise RuntimeError(f"{process.args!r} does not listen")
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.prosody import HOSTS, require_prosody
+from tillie.demo import processes
 from tillie.demo.prosody import PrivateProsody
 from tillie.errors import Unreachable
 
@@ -55,7 +55,7 @@ class Federation:
         self._folder.chmod(0o755)  # Prosody never runs as root
         (self._folder / "mod_loopback.lua").write_text(_MODULE)
         self._authorities.touch()
-        ports = dict(zip(HOSTS, _free_ports(len(HOSTS)), strict=True))
+        ports = dict(zip(HOSTS, processes.free_ports(len(HOSTS)), strict=True))
         known = "; ".join(f'["{host}"] = {port}' for host, port in ports.items())
         self.servers = {
             host: PrivateProsody((host,), options=_OPTIONS.format(folder=self._folder, port=port, ports=known))
@@ -113,14 +113,3 @@ async def _started() -> Federation:
             if attempt == START_ATTEMPTS - 1 or not isinstance(error, Unreachable):
                 raise
     raise AssertionError("unreachable")
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()

@@ -12,8 +12,6 @@ import hashlib
 import hmac
 import secrets
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +25,7 @@ import pytest
 
 from support.certificates import HOST, Certificates, certificates, make_certificates
 from support.matrix_api import CLIENT, call, must, password_login
+from tillie.demo import processes
 
 __all__ = ["Login", "PrivateSynapse", "certificates", "synapse", "unavailable"]
 
@@ -120,7 +119,7 @@ class PrivateSynapse:
     ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tillie-synapse-"))
         self.certificates = certificates or make_certificates(self.folder)
-        self.port, self.federation_port = _free_ports(2)
+        self.port, self.federation_port = processes.free_ports(2)
         self.name = name or f"{HOST}:{self.federation_port}"
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.log_file = self.folder / "synapse.log"
@@ -178,15 +177,7 @@ class PrivateSynapse:
     def stop(self, *, kill: bool = False) -> None:
         """Stop the process, in order or (`kill`) at once; what it stored stays for the next `start`."""
         process, self.process = self.process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        processes.stop(process, STOP_SECONDS, kill=kill)
 
     def close(self) -> None:
         """Stop, and remove all that it wrote."""
@@ -244,11 +235,3 @@ def synapse(certificates: Certificates) -> Iterator[PrivateSynapse]:
         pytest.skip(reason)
     with PrivateSynapse(certificates) as server:
         yield server
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]

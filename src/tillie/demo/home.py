@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -76,7 +75,7 @@ class PrivateHome:
     def __init__(self, folder: Path, certificates: Certificates, name: str = "") -> None:
         self.folder = folder
         self.certificates = certificates
-        self.port = _free_port()
+        (self.port,) = processes.free_ports(1)
         self.name = name or f"{HOST}:{self.port}"
         self.base_url = f"https://{HOST}:{self.port}"
         self.config_file = folder / "home.toml"
@@ -184,9 +183,3 @@ def _line(*words: str) -> list[str]:
 def _environment() -> dict[str, str]:
     """The modules that this program runs with, for another process, too."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

@@ -7,7 +7,6 @@ server's `route`. She can pass on, alter, repeat and drop, and write in anybody'
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.resources import files
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ import slixmpp
 
 from tillie.client import Client
 from tillie.crypto.random import random_bytes
+from tillie.demo import processes
 from tillie.demo.places import ALICE, BOB, InProcess, OnProsody, Place
 from tillie.demo.prosody import PrivateProsody
 from tillie.errors import Unreachable
@@ -77,7 +77,7 @@ class MiddleOnProsody(OnProsody):
 
     def __init__(self, people: Sequence[Address] = (ALICE, BOB)) -> None:
         self.middle = Middle()
-        self._port, self._secret = _free_port(), random_bytes(16).hex()
+        (self._port,), self._secret = processes.free_ports(1), random_bytes(16).hex()
         self._component: Any = None
         between = " ".join(f'"{person}";' for person in people)
         options = (
@@ -221,12 +221,6 @@ def written_by(sender: str, stanza: bytes) -> bytes:
     element = xml.parse(stanza)
     element.set("from", sender)
     return xml.serialise(element)
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def choose() -> WatchedPlace:

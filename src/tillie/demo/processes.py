@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import subprocess
 
 
@@ -18,3 +19,12 @@ def stop(process: subprocess.Popen[bytes] | None, seconds: float, *, kill: bool 
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """So many different ports of loopback that nobody uses now; somebody may, before their server listens."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]

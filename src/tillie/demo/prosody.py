@@ -16,7 +16,6 @@ import pwd
 import re
 import secrets
 import shutil
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -274,7 +273,7 @@ class PrivateProsody:
     async def _start_on_free_ports(self) -> None:
         # Between our look and Prosody's bind somebody else may take a port: then try others.
         for attempt in range(PORT_ATTEMPTS):
-            self.port, self.direct_tls_port = _free_ports(2)
+            self.port, self.direct_tls_port = processes.free_ports(2)
             try:
                 return await self.start()
             except Unreachable:
@@ -326,14 +325,6 @@ def _scratch_folder() -> Path:
         if os.geteuid() != 0 or all(p.stat().st_mode & 0o001 for p in (path, *path.parents)):
             return Path(tempfile.mkdtemp(prefix="tillie-prosody-", dir=path))
     raise Unreachable("there is no folder for temporary files that a plain user may enter")
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def _encoded(name: str) -> str:
