@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from tillie.crypto import sign
+from tillie.crypto.random import random_index
 from tillie.directory.signed import ED25519, sign_object, verify_object
 from tillie.errors import BadKey, BadSignature, Malformed
 from tillie.model import Address, Device
@@ -25,6 +26,7 @@ PAYLOAD = "org.tillie.payload"  # in signed device keys: whoever seals for this 
 MAX_DEVICES = 1_024  # of one user, read at all
 MAX_DEVICE_BYTES = 65_536
 KEY = 32
+DEVICE_ID_LETTERS = 10
 
 # What `model.Fetch.node` and `model.Publication.node` are on Matrix.
 KEYS_QUERY = "keys/query"  # answered with the device map of this user: {device id: device keys}
@@ -83,6 +85,11 @@ class OneTimeKey(NamedTuple):
 def device_of(user: Address, device: str, ed25519: bytes) -> Device:
     """A Matrix device as the rest of Tillie knows it."""
     return Device(user, olm_id(device), ed25519, device)
+
+
+def new_device_id() -> str:
+    """A device id as homeservers make them: letters."""
+    return "".join(chr(ord("A") + random_index(26)) for _ in range(DEVICE_ID_LETTERS))
 
 
 def olm_id(device: str) -> int:

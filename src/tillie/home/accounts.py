@@ -10,7 +10,7 @@ import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import NamedTuple
 
-from tillie.crypto.random import random_bytes, random_index
+from tillie.crypto.random import random_bytes
 from tillie.home import lists
 from tillie.home.answers import Refused
 from tillie.home.database import Connection
@@ -20,7 +20,6 @@ from tillie.model import Address
 TOKEN_BYTES = 32
 MAX_TOKEN = 512  # characters
 MAX_DEVICES = 1_000  # of one user; more than that other servers ignore
-DEVICE_ID_LETTERS = 10
 
 # What belongs to one device, and goes with it.
 _DEVICE_TABLES = (
@@ -86,10 +85,6 @@ def add_user(conn: Connection, user: Address, hashed: str, now: int) -> bool:
         (user, hashed, now),
     )
     return added.rowcount == 1
-
-
-def new_device_id() -> str:
-    return "".join(chr(ord("A") + random_index(26)) for _ in range(DEVICE_ID_LETTERS))
 
 
 def log_in(conn: Connection, user: Address, device: str, name: str | None, now: int) -> LoggedIn | None:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tillie.directory.matrix import new_device_id
 from tillie.errors import InvalidAddress
 from tillie.home import accounts, interactive
 from tillie.home.accounts import Who
@@ -178,7 +179,7 @@ class _Accounts:
         self._home.interactive.check(interactive.DUMMY, asked)
         self._home.limit("registrations", self._home.address(request))
         if user is None:
-            user = self._new_user(f"u{accounts.new_device_id().lower()}")
+            user = self._new_user(f"u{new_device_id().lower()}")
         hashed = await self._home.passwords.hash(_new_password(wanted.password))
         if not await self._home.db.write(lambda conn: accounts.add_user(conn, user, hashed, self._home.now())):
             raise _in_use()
@@ -293,7 +294,7 @@ def _typed(value: Object, kind: type[T]) -> T:
 
 def _new_device(device: str | None, name: str | None) -> tuple[str, str | None]:
     if device is None:
-        device = accounts.new_device_id()
+        device = new_device_id()
     elif not matrix.is_device_id(device) or ":" in device:
         # "algorithm:device" names its keys, and servers split that at any colon.
         raise Refused(400, "M_INVALID_PARAM", "A device id has 1 to 255 printable characters, no colon, and is not *.")

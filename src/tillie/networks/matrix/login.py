@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from tillie.crypto.random import random_bytes
-from tillie.directory.matrix import V1, Profile
+from tillie.directory.matrix import V1, Profile, new_device_id
 from tillie.engine import Engine
 from tillie.errors import AuthenticationFailed, NoProgress, PasswordNeeded, StoreMismatch
 from tillie.model import Address, Done, Need, State
@@ -17,8 +16,6 @@ from tillie.networks.matrix.records import Kept
 from tillie.schemes.olm import contacts, own
 from tillie.store import Store
 from tillie.wire.display import printable
-
-DEVICE_LETTERS = 10  # as homeservers make them
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +59,9 @@ def _kept_or_new(s: State) -> Kept:
     kept = records.load_login(s)
     if kept is None:
         mine = own.load(s)
-        kept = Kept(mine.device if mine is not None else _new_device_id())
+        kept = Kept(mine.device if mine is not None else new_device_id())
         records.save_login(s, kept)
     return kept
-
-
-def _new_device_id() -> str:
-    return "".join(chr(ord("A") + byte % 26) for byte in random_bytes(DEVICE_LETTERS))
 
 
 async def _bound(engine: Engine, login: Login, kept: Kept) -> str:
