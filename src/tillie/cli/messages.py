@@ -165,6 +165,8 @@ def show_report(report: tuple[DeviceReport, ...], *, in_full: bool) -> None:
 def _name(device: Device) -> str:
     from tillie.wire.display import printable
 
+    if device.address.is_matrix:
+        return printable(device.label, 40) or "all"
     return printable(device.name.partition(" ")[2], 40)
 
 
