@@ -20,16 +20,15 @@ from tillie.home.database import Database
 from tillie.home.federation import federation, incoming, routes_federation
 from tillie.home.federation.followed import MAX_PREVIOUS
 from tillie.home.federation.incoming import (
-    MAX_CONTENT_BYTES,
     MAX_EDUS,
     MAX_MESSAGE_ID,
     MAX_MESSAGES,
     MAX_PDUS,
     MAX_TRANSACTION_ID,
-    MAX_TYPE_BYTES,
 )
 from tillie.home.federation.x_matrix import header
 from tillie.home.log import Log
+from tillie.home.messages import MAX_CONTENT_BYTES, MAX_TYPE_BYTES
 
 QUERY = "/_matrix/federation/v1/user/keys/query"
 

@@ -75,8 +75,7 @@ def too_many(seconds: float) -> Refused:
 async def body_bytes(request: Request, max_bytes: int = MAX_BODY_BYTES) -> bytes:
     """The request's body. Raises `Refused`: M_TOO_LARGE, before the rest is read; M_UNKNOWN (408) for a slow one. Who
     does not call it answers before the body is read (`unread`)."""
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > max_bytes:
+    if _announced(request) > max_bytes:
         raise _too_large(max_bytes)
     parts, size = [], 0
     try:
@@ -99,11 +98,15 @@ def unread(request: Request) -> float:
     never come."""
     if _IS_READ in request.scope:
         return 0
-    headers = request.headers
-    if "transfer-encoding" in headers or "expect" in headers:
+    if "transfer-encoding" in request.headers or "expect" in request.headers:
         return math.inf
-    announced = headers.get("content-length", "")
-    return int(announced) if announced.isdecimal() else 0
+    return _announced(request)
+
+
+def _announced(request: Request) -> int:
+    """How long a request says that its body is."""
+    length = request.headers.get("content-length", "")
+    return int(length) if length.isdecimal() else 0
 
 
 async def body(request: Request, decoder: msgspec.json.Decoder[T], max_bytes: int = MAX_BODY_BYTES) -> T:

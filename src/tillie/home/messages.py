@@ -18,6 +18,7 @@ from tillie.home.federation import outgoing
 
 DIRECT_TO_DEVICE = "m.direct_to_device"
 ALL_DEVICES = "*"
+MAX_TYPE_BYTES = 255
 MAX_CONTENT_BYTES = 65_536  # of one message's content, as canonical JSON
 MAX_EDU_BYTES = 65_536  # of the contents that travel together
 MAX_MESSAGES = 100  # in one answer to a sync

@@ -21,7 +21,6 @@ from tillie.home.service import Home
 from tillie.wire.canonical import Object
 
 MAX_SEND_BYTES = 4 << 20  # one request, for all devices
-MAX_TYPE_BYTES = 255
 MAX_TRANSACTION_ID = 255  # characters
 MAX_WAIT = 120.0  # seconds that a sync is held, whatever the client asks for
 PRUNE_EVERY = 3_600_000  # milliseconds: all requests of a day are looked through then
@@ -68,7 +67,7 @@ class _Messages:
         home = self._home
         who = await home.who(request)
         type, transaction = request.path_params["event_type"], request.path_params["transaction_id"]
-        if len(type.encode()) > MAX_TYPE_BYTES or len(transaction) > MAX_TRANSACTION_ID:
+        if len(type.encode()) > messages.MAX_TYPE_BYTES or len(transaction) > MAX_TRANSACTION_ID:
             raise Refused(400, "M_INVALID_PARAM", "The event's type or the transaction id is too long.")
         # Quoted: "a/b" and "c" are not "a" and "b/c".
         path = f"sendToDevice/{quote(type, safe='')}/{quote(transaction, safe='')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tillie.errors import StoreUnwritable
@@ -79,7 +80,7 @@ class Federation:
             await asyncio.sleep(TIDY_SECONDS)
             now = self._home.now()
             try:
-                await self._home.db.write(lambda conn, now=now: _forget_old(conn, now))  # type: ignore[misc]
+                await self._home.db.write(partial(_forget_old, now=now))
             except StoreUnwritable as error:  # it may be writable in an hour
                 self._home.log.event("unwritable", detail=error.detail)
 

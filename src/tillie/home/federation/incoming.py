@@ -27,9 +27,7 @@ MAX_PDUS = 50
 MAX_EDUS = 100
 MAX_TRANSACTION_ID = 255
 MAX_MESSAGE_ID = 255  # "at most 32 code points"; other servers are seen to take more
-MAX_TYPE_BYTES = 255
 MAX_MESSAGES = 2_000  # for devices, and users, in one EDU
-MAX_CONTENT_BYTES = 65_536
 REMEMBERED_MS = 7 * 86_400_000
 
 _TRANSACTION, _MESSAGE = "transaction", "message"
@@ -115,7 +113,7 @@ def read_to_device(content: Object, origin: str, server: str) -> ToDevice:
     sender, type, message_id = content.get("sender"), content.get("type"), content.get("message_id")
     if not isinstance(sender, str) or matrix.parse_user_id(sender).partition(":")[2] != origin:
         raise Malformed("a message is not of the sending server's user")
-    if not isinstance(type, str) or len(type.encode(errors="replace")) > MAX_TYPE_BYTES:
+    if not isinstance(type, str) or len(type.encode(errors="replace")) > messages.MAX_TYPE_BYTES:
         raise Malformed("a message has no type, or a long one")
     if not isinstance(message_id, str) or not 0 < len(message_id) <= MAX_MESSAGE_ID:
         raise Malformed("a message has no id, or a long one")
@@ -143,7 +141,8 @@ def _content(device: str, content: object) -> bytes:
     if not isinstance(content, dict):
         raise Malformed("a message's content is not an object")
     json = canonical.encode(content)
-    if len(json) > MAX_CONTENT_BYTES or (device != "*" and not matrix.is_device_id(device)):
+    is_device = device == messages.ALL_DEVICES or matrix.is_device_id(device)
+    if len(json) > messages.MAX_CONTENT_BYTES or not is_device:
         raise Malformed("a message is too large, or names no valid device")
     return json
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
@@ -145,7 +146,7 @@ class _Routes:
     async def _promise(self, users: Mapping[str, Any], origin: str) -> frozenset[str]:
         """Write down that this server will be told of changes, before it is told how things are. Of whom it will."""
         now = self._home.now()
-        look = lambda conn: followed.promised(conn, users, origin, now)  # noqa: E731
+        look = partial(followed.promised, users=users, server=origin, now=now)
         promised = self._home.db.read(look)
         if len(promised) == len(users):
             return promised
